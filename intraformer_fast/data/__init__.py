@@ -1,0 +1,28 @@
+"""Data sets and file formats."""
+
+from .checks import check_features, check_same_length
+from .dataset import Dataset
+from .examples import load_example
+from .formats import (
+    read_features,
+    read_labels,
+    read_neighbors,
+    write_features,
+    write_labels,
+    write_neighbors,
+)
+from .splits import split_identities
+
+__all__ = [
+    "Dataset",
+    "check_features",
+    "check_same_length",
+    "load_example",
+    "read_features",
+    "read_labels",
+    "read_neighbors",
+    "split_identities",
+    "write_features",
+    "write_labels",
+    "write_neighbors",
+]
