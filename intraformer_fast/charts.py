@@ -1,0 +1,267 @@
+"""The pictures of a report, as PNG bytes.
+
+Drawn on white, for any page. Sizes suit a column of 360 to 560 CSS pixels, so that the text stays readable on a phone.
+"""
+
+import io
+import math
+import numbers
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 4.6
+"""Inches. With 72 / 4.6 points a CSS pixel in a column of 360, text of 9 points is 10 pixels high there."""
+
+DPI = 220
+INK, MUTED, GRID = "#1f2933", "#5f6c7b", "#e3e7ec"
+SAME, DIFFERENT = "#4477aa", "#ee7733"
+
+# Paul Tol's "bright" scheme: distinct to the color-blind.
+GROUP_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+# From the eighth group on the colors come again, hatched.
+HATCHES = ("", "////", "....", "xxxx")
+
+HISTOGRAM_BINS = 50
+LONGEST_NAME = 54
+"""Characters of a name in a line of its own; those of a legend share it."""
+
+TILE = 64
+"""Side of a picture in a sprite, in pixels: twice that of the pictures of a data set."""
+
+
+class MethodBars(NamedTuple):
+    """One method of `group_bars`: its value in each group [p], their mean and standard deviation, all in [0, 1]."""
+
+    name: str
+    values: Sequence[float]
+    mean: float
+    std: float
+    ours: bool
+
+
+def group_bars(heading: str, groups: Sequence[str], methods: Sequence[MethodBars]) -> bytes:
+    """A block of bars for each method, one bar for each group, with the mean and the STD over groups below them.
+
+    Args:
+        heading: what the bars measure, below the axis.
+        groups: name of each group [p].
+        methods: in the order of the picture, from the top.
+    """
+    rows = len(groups) + 1
+    block = rows + 2.9
+    labels = [*map(_shortened, groups), "mean ± STD"]
+    legend_columns = max(1, min(3, LONGEST_NAME // (4 + max(map(len, labels)))))
+    legend_rows = math.ceil(len(labels) / legend_columns)
+    figure = _figure(0.75 + 0.105 * block * len(methods) + 0.2 * legend_rows)
+    axes = figure.subplots()
+    handles: list[Any] = []
+    for i, method in enumerate(methods):
+        top = i * block
+        values = 100 * np.asarray(method.values)
+        _text(axes, 0, top, _shortened(method.name), fontsize=9, weight="bold" if method.ours else "normal")
+        bars = [
+            axes.barh(
+                top + 1.2 + j,
+                values[j],
+                height=0.9,
+                color=GROUP_COLORS[j % len(GROUP_COLORS)],
+                hatch=HATCHES[j // len(GROUP_COLORS) % len(HATCHES)],
+                edgecolor="white",
+                linewidth=0,
+            )
+            for j in range(len(groups))
+        ]
+        last = top + 1.3 + len(groups)
+        statistics = f"mean {100 * method.mean:.1f}, STD {100 * method.std:.1f}"
+        # On the side where the whiskers leave more room.
+        at_left = method.mean > 0.5
+        _text(axes, 0 if at_left else 100, last, statistics, fontsize=8, ha="left" if at_left else "right")
+        mean = axes.errorbar(
+            100 * method.mean,
+            last,
+            xerr=100 * method.std,
+            fmt="D",
+            color=INK,
+            markersize=3.5,
+            linewidth=1.2,
+            capsize=2.5,
+        )
+        handles = [*bars, mean]
+    axes.set_xlim(0, 100)
+    axes.set_ylim(len(methods) * block - 0.6, -0.9)
+    axes.set_yticks([])
+    axes.set_xlabel(_shortened(heading), parse_math=False)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    legend = figure.legend(
+        handles, labels, loc="outside lower center", ncols=legend_columns, frameon=False, handlelength=1.2
+    )
+    _plain(legend.get_texts())
+    return _png(figure)
+
+
+def edge_histogram(same: npt.NDArray[Any], different: npt.NDArray[Any], quantity: str) -> bytes:
+    """Shares of the pairs of one identity and of the pairs of two, each of which sums to 100 %, over `quantity`.
+
+    Args:
+        same: floating [S], finite; may be empty.
+        different: floating [T], finite; may be empty.
+        quantity: what the values are, below the axis.
+    """
+    both = np.concatenate([same, different])
+    low, high = (float(both.min()), float(both.max())) if both.size else (0.0, 1.0)
+    # A cosine or a probability is read against its whole range from 0 to 1.
+    edges = np.linspace(min(low, 0.0), max(high, 1.0), HISTOGRAM_BINS + 1)
+    figure = _figure(2.9)
+    axes = figure.subplots()
+    for values, color, name in ((different, DIFFERENT, "different identity"), (same, SAME, "same identity")):
+        if values.size:
+            shares = 100 * np.histogram(values, edges)[0] / values.size
+            axes.stairs(shares, edges, color=color, linewidth=1.4)
+            label = f"{name} ({values.size:,} pairs)"
+            axes.stairs(shares, edges, fill=True, color=color, alpha=0.35, label=label)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(_shortened(quantity), parse_math=False)
+    axes.set_ylabel("% of the pairs of a kind")
+    axes.grid(axis="y")
+    if both.size:
+        _plain(figure.legend(loc="outside upper left", frameon=False).get_texts())
+    return _png(figure)
+
+
+# In the order of the legend; a key counts where its last words are these ("val_auc" as "auc").
+LOSSES = ("loss", "total", "fmi", "bce", "fairness")
+SCORES = ("auc", "f1", "purity")
+
+
+def curves(history: Sequence[Mapping[str, Any]]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """The losses and the scores of a training history, by key: what is neither, or has no finite number, is left out.
+
+    Missing and None values are NaN.
+    """
+
+    def series(kinds: tuple[str, ...]) -> dict[str, list[float]]:
+        keys = dict.fromkeys(key for epoch in history for key in epoch)
+        found = {
+            key: [_number(epoch.get(key)) for epoch in history] for kind in kinds for key in keys if _is(key, kind)
+        }
+        return {key: values for key, values in found.items() if not all(map(math.isnan, values))}
+
+    return series(LOSSES), series(SCORES)
+
+
+def loss_curves(history: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """The `curves` of a training over its epochs: losses above, scores below. None where there is nothing to plot."""
+    panels = [(name, found) for name, found in zip(("training loss", "score"), curves(history), strict=True) if found]
+    if not panels:
+        return None
+    epochs = [_number(epoch.get("epoch", i + 1)) for i, epoch in enumerate(history)]
+    figure = _figure(0.6 + 2.2 * len(panels))
+    for axes, (name, found) in zip(figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0], panels, strict=True):
+        for i, (key, values) in enumerate(found.items()):
+            style = "--" if key.startswith("cosine") else "o-"
+            axes.plot(
+                epochs,
+                values,
+                style,
+                color=GROUP_COLORS[i % 6],
+                linewidth=1.5,
+                markersize=3,
+                label=_shortened(key, LONGEST_NAME // 3),
+            )
+        axes.set_ylabel(name)
+        axes.grid(axis="y")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=1.2)
+        _plain(legend.get_texts())
+    axes.set_xlabel("epoch")
+    return _png(figure)
+
+
+def sprite(pictures: npt.NDArray[np.uint8]) -> tuple[bytes, list[tuple[int, int]]]:
+    """All pictures of a contact sheet in one, dark on white.
+
+    Args:
+        pictures: uint8 [m, h, w], 255 = ink, m at least 1.
+
+    Returns:
+        The PNG, and the left upper corner (x, y) of each picture in it; a picture is TILE pixels wide and high.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingDependencyError("pillow", "plots", "A report with pictures") from error
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    corners = [(TILE * (i % columns), TILE * (i // columns)) for i in range(len(pictures))]
+    sheet = Image.new("L", (TILE * columns, TILE * rows), 255)
+    for picture, corner in zip(255 - pictures, corners, strict=True):
+        sheet.paste(Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.BICUBIC), corner)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue(), corners
+
+
+def _figure(height: float) -> "Figure":
+    try:
+        # Without pyplot there is no global state, no window, and nothing to close.
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", "plots", "A report with charts") from error
+    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+
+
+def _png(figure: "Figure") -> bytes:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(MUTED)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=MUTED, labelsize=8, length=3)
+        for line in (*axes.get_xgridlines(), *axes.get_ygridlines()):
+            line.set(color=GRID, linewidth=0.8)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set(color=INK, fontsize=9)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # Characters the font lacks come out as boxes; the tables of the page have them in full.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        # No version of matplotlib in the file: the same content gives the same bytes.
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _text(axes: "Axes", x: float, y: float, text: str, **options: Any) -> None:
+    axes.text(x, y, text, color=INK, va="center", parse_math=False, **options)
+
+
+def _plain(texts: Sequence[Any]) -> None:
+    """A name may hold a dollar sign, which would start a formula."""
+    for text in texts:
+        text.set(parse_math=False, fontsize=8.5, color=INK)
+
+
+def _shortened(name: str, longest: int = LONGEST_NAME) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _is(key: str, kind: str) -> bool:
+    return key == kind or key.endswith(f"_{kind}")
+
+
+def _number(value: Any) -> float:
+    """The value as a float; NaN where it is none, or not finite."""
+    if isinstance(value, numbers.Real) and math.isfinite(value):
+        return float(value)
+    return math.nan

@@ -1,0 +1,224 @@
+"""The command `intraformer-fast`. Exit codes: 0 done, 1 our bug, 2 wrong usage, 3 input or environment at fault, 130 Ctrl-C."""
+
+import errno
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Transformer-based visual clustering over k-NN graphs.",
+)
+
+FeaturesArgument = Annotated[
+    Path, typer.Argument(help="Features: .npy, .bin (with --dim) or .parquet.", metavar="FEATURES")
+]
+LabelsArgument = Annotated[Path, typer.Argument(help="Identities: .npy or .meta.", metavar="LABELS")]
+DimOption = Annotated[int | None, typer.Option(help="Width of the rows of a .bin file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+def example(command: str) -> str:
+    """The last line of a command's help."""
+    return f"Example: intraformer-fast {command}"
+
+
+def show(result: Mapping[str, Any], as_json: bool, text: str) -> None:
+    """Print a command's result on standard output, for machines or for people."""
+    typer.echo(json.dumps(result, allow_nan=False) if as_json else text)
+
+
+@app.command(epilog=example("demo --output report"))
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder of the page and the models.")] = Path("report"),
+    epochs: Annotated[int | None, typer.Option(help="Of each training; the preset's by default.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted demo in that folder.")] = True,
+) -> None:
+    """Train on the packaged glyphs, cluster unseen characters, compare with classical methods, write an HTML report."""
+    from intraformer_fast.demo import run_demo
+
+    page, tables = run_demo(output, epochs=epochs, resume=resume, say=lambda line: typer.echo(line, err=True))
+    typer.echo(f"{tables}\n\nThe report: {page}")
+
+
+@app.command(epilog=example("knn features.npy --k 80 --output knn.npz"))
+def knn(
+    features: FeaturesArgument,
+    output: Annotated[Path, typer.Option(help="The graph, a learn-to-cluster .npz: ids and cosine distances.")],
+    k: Annotated[int, typer.Option(help="Neighbours of a sample, itself included.")] = 80,
+    index: Annotated[str, typer.Option(help="auto, exact, ivf or hnsw.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dim: DimOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build the k-NN graph of a feature file."""
+    from intraformer_fast.data import read_features, write_neighbors
+    from intraformer_fast.graph import knn_graph
+
+    neighbors, similarity = knn_graph(read_features(features, dim=dim), k, index=index, device=device)
+    write_neighbors(output, neighbors, similarity)
+    show(
+        {"output": str(output), "samples": len(neighbors), "k": k},
+        as_json,
+        f"{len(neighbors)} samples with {k} neighbours each: {output}",
+    )
+
+
+@app.command(epilog=example("train features.npy labels.npy --output runs/first"))
+def train(
+    features: FeaturesArgument,
+    labels: LabelsArgument,
+    output: Annotated[Path, typer.Option(help="Folder of the model, its checkpoints and its history.")],
+    preset: Annotated[str, typer.Option(help="paper or small.")] = "small",
+    subclusters: Annotated[int | None, typer.Option(help="k; the preset's by default.")] = None,
+    neighbors: Annotated[int | None, typer.Option(help="n; the preset's by default.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="The preset's by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Clusters a step; the preset's by default.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The preset's by default.")] = None,
+    fairness_weight: Annotated[float | None, typer.Option(help="Weight of the fairness loss; 1 by default.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    validation: Annotated[float, typer.Option(help="Fraction of the identities held out to choose by.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of the split, the model's start and the order of the clusters.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted training in that folder.")] = True,
+    dim: DimOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a model and choose its linking rule on identities held out of training."""
+    from intraformer_fast import presets
+    from intraformer_fast.data import check_features, check_same_length, read_features, read_labels
+    from intraformer_fast.pipeline import fit, prepare
+    from intraformer_fast.training import TrainingConfig
+    from intraformer_fast.training.output import MODEL
+
+    chosen = presets.preset(preset)
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "fairness_weight": fairness_weight,
+    }
+    overrides = {name: value for name, value in given.items() if value is not None}
+    config = TrainingConfig.from_preset(preset, precision=precision, seed=seed, **overrides)
+    shape = {"num_subclusters": subclusters, "num_neighbors": neighbors}
+    options = {**chosen.model, **{name: value for name, value in shape.items() if value is not None}}
+    x, y = read_features(features, dim=dim), read_labels(labels)
+    check_same_length(features=x, labels=y)
+    check_features(x)
+    data = prepare(x, y, options["num_neighbors"], validation=validation, seed=seed)
+    fitted = fit(data, options, config, output, resume=resume, progress=not quiet)
+    best = fitted.tried[0]
+    result = {
+        "model": str(output / MODEL),
+        "linking": fitted.linking.to_dict(),
+        "validation": {"pairwise_f": best.pairwise_f, "bcubed_f": best.bcubed_f},
+        "best_epoch": fitted.training.best_epoch,
+        "history": fitted.training.history,
+    }
+    text = (
+        f"{output / MODEL}: epoch {fitted.training.best_epoch} was best; linking {fitted.linking}; "
+        f"validation F_P {100 * best.pairwise_f:.1f}, F_B {100 * best.bcubed_f:.1f}"
+    )
+    show(result, as_json, text)
+
+
+@app.command(epilog=example("cluster runs/first/model.safetensors features.npy --output clusters.npy"))
+def cluster(
+    model: Annotated[Path, typer.Argument(help="model.safetensors of a training.", metavar="MODEL")],
+    features: FeaturesArgument,
+    output: Annotated[Path, typer.Option(help="Labels, one a sample: .npy or .meta.")],
+    knn: Annotated[Path | None, typer.Option(help="A graph from `knn`; built anew where it is not given.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Linking rule; the one chosen in training by default.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Of the linking; the chosen one by default.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu or cuda.")] = "cpu",
+    dim: DimOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Cluster a feature file with a trained model."""
+    from intraformer_fast.data import read_features, write_labels
+    from intraformer_fast.pipeline import cluster as run
+    from intraformer_fast.pipeline import load_fitted
+
+    trained, linking = load_fitted(model, rule=rule, threshold=threshold, device=device)
+    x = read_features(features, dim=dim)
+    labels = run(trained, linking, x, graph_file=knn, precision=precision, progress=not quiet)
+    write_labels(output, labels)
+    found = int(labels.max()) + 1
+    show(
+        {"output": str(output), "samples": len(labels), "clusters": found, "linking": linking.to_dict()},
+        as_json,
+        f"{len(labels)} samples in {found} clusters by {linking}: {output}",
+    )
+
+
+@app.command(epilog=example("evaluate labels.npy clusters.npy --groups groups.npy"))
+def evaluate(
+    labels: LabelsArgument,
+    prediction: Annotated[Path, typer.Argument(help="Predicted labels; -1 is noise.", metavar="PREDICTION")],
+    groups: Annotated[Path | None, typer.Option(help="The group of each sample: .npy or .meta.")] = None,
+    protocol: Annotated[str, typer.Option(help="joint or separate: how the prediction was made.")] = "joint",
+    as_json: JsonOption = False,
+) -> None:
+    """Score a clustering: pairwise F, BCubed F, NMI and FMI, and their spread over groups."""
+    from intraformer_fast import metrics
+    from intraformer_fast.data import check_same_length, read_labels
+
+    y, predicted = read_labels(labels), read_labels(prediction)
+    if groups is None:
+        check_same_length(labels=y, predictions=predicted)
+        scores = metrics.scores(y, predicted)
+        text = "\n".join(
+            f"{name:<10}{100 * value:7.2f}"
+            for name, value in (
+                ("F_P", scores.pairwise_f),
+                ("F_B", scores.bcubed_f),
+                ("NMI", scores.nmi),
+                ("FMI", scores.fmi),
+            )
+        )
+        show(scores.to_dict(), as_json, text)
+        return
+    of = read_labels(groups)
+    check_same_length(labels=y, predictions=predicted, groups=of)
+    report = metrics.fairness_report(y, predicted, of, protocol)  # type: ignore[arg-type]
+    show(report.to_dict(), as_json, str(report))
+
+
+@app.command(epilog=example("info --json"))
+def info(as_json: JsonOption = False) -> None:
+    """What this installation is made of and can use."""
+    from intraformer_fast.info import info as gather
+
+    found = gather()
+    lines = [f"{name:<16}{value}" for name, value in found.items() if name != "packages"]
+    lines += [f"{name:<16}{version or 'not installed'}" for name, version in found["packages"].items()]
+    show(found, as_json, "\n".join(lines))
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One sentence on standard error, and the exit code."""
+    typer.echo(f"intraformer-fast: {message}", err=True)
+    sys.exit(code)
+
+
+def main() -> None:
+    """Run the command; what the user can mend is told in a sentence, what they cannot keeps its traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on where it stopped", 130)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            fail(f"the disk is full, nothing was half-written: {error}", 3)
+        fail(str(error), 3)
+    except (ValueError, TypeError, ImportError, NotImplementedError, FloatingPointError, MemoryError) as error:
+        fail(str(error) or type(error).__name__, 3)

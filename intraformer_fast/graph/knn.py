@@ -1,0 +1,125 @@
+"""k-nearest-neighbor graphs under cosine similarity."""
+
+import functools
+import logging
+import math
+import operator
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from intraformer_fast.graph.cosine import NO_KEY, read_keys, unit_table
+from intraformer_fast.graph.engines import faiss_searcher, import_faiss, plan_search, torch_searcher
+
+QUERIES = 4096
+"""Queries answered at once."""
+
+SPARE = 16
+"""Candidates fetched beyond k, so that what lies at the cut is seen."""
+
+logger = logging.getLogger("intraformer_fast")
+
+
+@overload
+def knn_graph(features: Tensor, k: int, *, index: str = ..., device: str = ...) -> tuple[Tensor, Tensor]: ...
+@overload
+def knn_graph(
+    features: ArrayLike, k: int, *, index: str = ..., device: str = ...
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
+def knn_graph(
+    features: ArrayLike | Tensor, k: int, *, index: str = "auto", device: str = "auto"
+) -> tuple[NDArray[np.int64], NDArray[np.float32]] | tuple[Tensor, Tensor]:
+    """The k nearest neighbors of every row under cosine similarity, the row itself first.
+
+    Rows are normalized here; lengths do not matter. A row's neighbors stand in order of falling similarity, equal
+    similarities in order of rising id, and the row itself before all others, duplicates of it included. Equal means
+    equal as the float32 that is returned; identical rows have similarity 1 exactly, and similarity[i] of j is
+    similarity[j] of i to the last bit.
+
+    The exact search is complete, ties at the k-th place included, and its result is the same bits from every engine,
+    device and number of threads: faiss or torch propose candidates in float32, their similarities are computed anew
+    without rounding (see `cosine.py`), and where float32 cannot prove that no better candidate was left out the row is
+    searched again in float64. IVF and HNSW can miss neighbors; what they find is scored and ordered the same way, and a
+    row for which they find fewer than k is searched exactly. Their result can depend on the machine and the version of
+    faiss.
+
+    Memory: two float32 copies of the features (faiss holds one), the result, and blocks of some hundred MiB.
+
+    Args:
+        features: floating [N, d], numpy (memory-mapped too), torch, or nested lists; any float dtype. Finite, no row
+            all zeros.
+        k: neighbors per row, the row itself counted. Where k > N each row ends in k - N times -1 with similarity 0.
+        index: "exact"; "ivf" (inverted lists, `engines.IVF_LISTS` and `IVF_PROBES`); "hnsw" (a navigable graph, built
+            by one thread so that it can be repeated); or "auto", the default: exact up to `engines.EXACT_LIMIT` samples
+            (200,000 on the CPU, 1,000,000 on a GPU), IVF above. IVF rather than HNSW because it builds faster, repeats,
+            and runs on GPUs. Without faiss "auto" is always exact.
+        device: "cpu", "cuda", or "auto", the default: a GPU where faiss or torch see one. Where the result lies follows
+            `features`.
+
+    Returns:
+        neighbors int64 [N, k] and similarity float32 [N, k]: torch tensors on the device of `features` where that is a
+        torch tensor, numpy arrays otherwise.
+
+    Raises:
+        TypeError: `features` are not floating, or k is not an integer.
+        ValueError: wrong shape, k < 1, unknown index or device, or a device that is not there.
+        DataError: NaN, infinity or a zero row, which is named.
+        MissingDependencyError: index "ivf" or "hnsw" without faiss.
+    """
+    k = operator.index(k)
+    if k < 1:
+        raise ValueError(f"k must be at least 1 (the sample itself), got {k}")
+    faiss = import_faiss()
+    faiss_build = "none" if faiss is None else "gpu" if faiss.get_num_gpus() > 0 else "cpu"
+    torch_cuda = torch.cuda.is_available()
+    # An unknown index or a missing package is told before the features are read, which can take minutes.
+    plan_search(1, 1, index, device, faiss_build, torch_cuda)
+
+    table = unit_table(features)
+    total, width = table.rows.shape
+    count = min(k, total)
+    fetch = min(count + SPARE, total)
+    plan = plan_search(total, fetch, index, device, faiss_build, torch_cuda)
+    _tell(plan.index, plan.engine, plan.reason)
+    neighbors = torch.full((total, k), -1, dtype=torch.int64)
+    similarity = torch.zeros(total, k)
+
+    table = table.to(torch.device("cuda" if torch_cuda and device != "cpu" else "cpu"))
+    search = torch_searcher(table) if plan.engine == "torch" else faiss_searcher(faiss, plan, table, fetch)
+    for queries in torch.arange(total, device=table.rows.device).split(QUERIES):
+        scores, candidates = search(queries, fetch)
+        keys = table.nearest_among(queries, candidates, count)
+        proven = keys[:, -1] != NO_KEY
+        if plan.index == "exact" and fetch < total:
+            # Whatever was not fetched scored at most scores[:, -1].
+            proven &= read_keys(keys[:, -1])[1] > scores[:, -1] + _score_error(width)
+        doubtful = torch.nonzero(~proven)[:, 0]
+        if len(doubtful):
+            keys[doubtful] = table.nearest(queries[doubtful], count)
+        ids, values = read_keys(keys)
+        values[:, 0] = 1
+        block = slice(int(queries[0]), int(queries[-1]) + 1)
+        neighbors[block, :count] = ids.cpu()
+        similarity[block, :count] = values.cpu()
+
+    if isinstance(features, Tensor):
+        return neighbors.to(features.device), similarity.to(features.device)
+    return neighbors.numpy(), similarity.numpy()
+
+
+def _score_error(width: int) -> float:
+    """The most a float32 score can differ from the similarity returned.
+
+    With u = 2^-24: d u for a sum of d products in any order, sqrt(d) u for the length of the two rounded rows, u / 2
+    for the rounding of the result; doubled where that is cheap, since the comparison rounds too.
+    """
+    return (width + 2 * math.sqrt(width) + 4) * 2.0**-24
+
+
+@functools.cache
+def _tell(index: str, engine: str, reason: str) -> None:
+    level = logging.WARNING if "not installed" in reason else logging.INFO
+    logger.log(level, "knn_graph: %s search by %s (%s)", index, engine, reason)

@@ -1,0 +1,67 @@
+"""A wheel built from the tree holds the whole package and works where only it is on the path."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built without isolation from a copy, so that the tree stays clean."""
+    folder = tmp_path_factory.mktemp("wheel")
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    for name in filter(None, tracked.split("\0")):
+        source, target = ROOT / name, folder / "tree" / name
+        if source.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, folder / "tree"],
+        check=True,
+        capture_output=True,
+    )
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+def test_wheel_holds_every_module_and_data_file(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    folders = {
+        "intraformer_fast": "intraformer_fast",
+        "kernels": "intraformer_fast/kernels",
+        "bench": "intraformer_fast/bench",
+    }
+    for folder, installed in folders.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            assert f"{installed}/{path.relative_to(ROOT / folder)}" in names
+    for name in ("py.typed", "data/glyphs.npz", "data/glyphs.md", "bench/data/packages.txt", "bench/data/licenses.txt"):
+        assert f"intraformer_fast/{name}" in names
+    assert not any(name.startswith(("tests/", "kernels/", "bench/")) for name in names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_installed_wheel_runs_outside_the_tree(wheel, tmp_path):
+    target = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel], check=True
+    )
+    code = (
+        "import intraformer_fast as ifast, intraformer_fast.kernels, intraformer_fast.bench.baselines;"
+        "print(ifast.__file__, len(ifast.data.load_example('glyphs', 'test')))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert out.split() == [str(target / "intraformer_fast" / "__init__.py"), "21792"]
