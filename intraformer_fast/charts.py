@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 4.6
-"""Inches. With 72 / 4.6 points a CSS pixel in a column of 360, text of 9 points is 10 pixels high there."""
+"""Inches, or 331 points: in a column of 360 CSS pixels, text of 9 points is 10 pixels high."""
 
 DPI = 220
 INK, MUTED, GRID = "#1f2933", "#5f6c7b", "#e3e7ec"
@@ -182,7 +182,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> bytes | None:
             )
         axes.set_ylabel(name)
         axes.grid(axis="y")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=1.2)
         _plain(legend.get_texts())
     axes.set_xlabel("epoch")

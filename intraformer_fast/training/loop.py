@@ -19,7 +19,7 @@ from intraformer_fast.precision import autocast, float32_products_by_onednn, ful
 from intraformer_fast.training.config import TrainingConfig
 from intraformer_fast.training.interrupts import StepGuard
 from intraformer_fast.training.monitoring import CollapseWarning, EdgeMonitor, collapse_reason
-from intraformer_fast.training.output import OutputFolder
+from intraformer_fast.training.output import WAY_OUT, OutputFolder
 
 # Clusters of the training set that are watched for collapse where there is no validation set.
 WATCHED_CLUSTERS = 1024
@@ -326,10 +326,14 @@ class _Run:
         Raises:
             DataError: it is damaged. ValueError: it belongs to another training.
         """
-        checkpoint = output.load_checkpoint(self.identity)
-        if checkpoint is None:
-            return
-        tensors, state = checkpoint
+        try:
+            checkpoint = output.load_checkpoint(self.identity)
+            if checkpoint is not None:
+                self._take_up(*checkpoint)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise DataError(f"{output.checkpoint} is damaged, something in it is missing: {WAY_OUT}") from error
+
+    def _take_up(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         device = self.clusters.device
         named: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "random": {}, "sums": {}}
         for name, tensor in tensors.items():

@@ -84,12 +84,12 @@ def main(folder):
 
     dice = random.Random(0)
     report["random moments"] = []
-    for _ in range(8):
+    while report["random moments"][-1:] != [0]:
         child = attempt(folder / "random moments")
-        time.sleep(dice.uniform(0.1, 0.6) * seconds)
-        os.kill(child, signal.SIGKILL)
+        if len(report["random moments"]) < 8:
+            time.sleep(dice.uniform(0.05, 0.3) * seconds)
+            os.kill(child, signal.SIGKILL)
         report["random moments"].append(outcome(child))
-    report["random moments"].append(outcome(attempt(folder / "random moments")))
 
     report["around renames"] = []
     status = None
@@ -100,11 +100,14 @@ def main(folder):
 
     report["Ctrl-C"] = []
     for _ in range(2):
-        child = attempt(folder / "Ctrl-C")
-        time.sleep(0.35 * seconds)
+        checkpoint = folder / "Ctrl-C" / "checkpoint.safetensors"
+        before = checkpoint.stat().st_ino if checkpoint.exists() else None
+        child = attempt(checkpoint.parent)
+        while not checkpoint.exists() or checkpoint.stat().st_ino == before:
+            time.sleep(0.001)
         os.kill(child, signal.SIGINT)
         report["Ctrl-C"].append(outcome(child))
-    report["Ctrl-C"].append(outcome(attempt(folder / "Ctrl-C")))
+    report["Ctrl-C"].append(outcome(attempt(checkpoint.parent)))
     print(json.dumps(report))
 
 
