@@ -84,7 +84,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="The preset's by default.")] = None,
     fairness_weight: Annotated[float | None, typer.Option(help="Weight of the fairness loss; 1 by default.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    validation: Annotated[float, typer.Option(help="Fraction of the identities held out to choose by.")] = 0.2,
+    validation: Annotated[float, typer.Option(help="Fraction of the identities held out to choose by.")] = 0.25,
     seed: Annotated[int, typer.Option(help="Of the split, the model's start and the order of the clusters.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted training in that folder.")] = True,
     dim: DimOption = None,

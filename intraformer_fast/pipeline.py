@@ -15,7 +15,7 @@ from intraformer_fast.checkpoint import load_model, save_model
 from intraformer_fast.data import check_same_length, read_neighbors, split_identities
 from intraformer_fast.errors import DataError
 from intraformer_fast.inference import predict_probability
-from intraformer_fast.selection import Linking, Scored, View, choose_linking
+from intraformer_fast.selection import Linking, Scored, choose_linking
 from intraformer_fast.training import TrainingConfig, TrainingResult, ValidationSet, train
 from intraformer_fast.training.output import MODEL
 
@@ -33,21 +33,27 @@ class NeighborGraph:
     similarity: npt.NDArray[np.float32]
 
 
+def neighbor_graph(
+    features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], num_neighbors: int
+) -> NeighborGraph:
+    """The neighbour graph of a labelled set; arguments and errors as `graph.knn_graph`."""
+    return NeighborGraph(features, labels, *graph.knn_graph(features, num_neighbors))
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """A labelled set, split by identity, with the graphs that training and validation need.
+    """A labelled set cut in two by identity, each part a neighbour graph of its own.
+
+    The parts do not mix: among pictures it was trained on a model is surer than it will be among new ones, so that a linking
+    chosen in such a crowd merges too much elsewhere.
 
     Attributes:
-        fit: the samples of the training identities, neighbours of each other alone, so that no validation picture is seen.
-        among: all samples. The validation identities stand in a crowd of the right size, but one the model knows.
-        alone: the samples of the validation identities: a crowd it does not know, but a small one.
-        held_out: bool[N], the samples of the validation identities in `among`.
+        fit: the training identities.
+        validation: those held out, to choose the epoch and the linking by.
     """
 
     fit: NeighborGraph
-    among: NeighborGraph
-    alone: NeighborGraph
-    held_out: npt.NDArray[np.bool_]
+    validation: NeighborGraph
 
 
 def prepare(
@@ -55,7 +61,7 @@ def prepare(
     labels: npt.NDArray[np.int64],
     num_neighbors: int,
     *,
-    validation: float = 0.2,
+    validation: float = 0.25,
     seed: int = 0,
 ) -> TrainingData:
     """Hold identities out for validation and build the neighbour graphs.
@@ -64,7 +70,7 @@ def prepare(
         features: [N, d], L2-normalised.
         labels: int64 [N], identities.
         num_neighbors: n, the sample itself included.
-        validation: the fraction of the identities held out. A fifth by default.
+        validation: the fraction of the identities held out. A quarter by default: a linking chosen on fewer is left to chance.
         seed: of the draw. 0.
 
     Raises:
@@ -72,12 +78,8 @@ def prepare(
         ValueError: an argument is out of range.
     """
     held_out = split_identities(labels, validation, seed=seed)
-
-    def build(rows: npt.NDArray[np.bool_] | slice) -> NeighborGraph:
-        neighbors, similarity = graph.knn_graph(features[rows], num_neighbors)
-        return NeighborGraph(features[rows], labels[rows], neighbors, similarity)
-
-    return TrainingData(build(~held_out), build(slice(None)), build(held_out), held_out)
+    parts = (neighbor_graph(features[rows], labels[rows], num_neighbors) for rows in (~held_out, held_out))
+    return TrainingData(*parts)
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,6 @@ def fit(
 ) -> Fitted:
     """Train a model and choose its linking; `output_dir/model.safetensors` then holds both.
 
-    The linking is scored on both validation graphs of `data`, and the best mean wins: among familiar company it comes out too
-    merging, alone too splitting.
-
     Args:
         data: from `prepare`.
         model_options: arguments of `nn.Intraformer`; `input_dim` follows from the features.
@@ -125,9 +124,8 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = nn.Intraformer(**{**model_options, "input_dim": data.fit.features.shape[1]})
-    rows = np.flatnonzero(data.held_out)
-    monitored = np.random.default_rng(config.seed).permutation(rows)[:MONITORED_CLUSTERS]
-    known = data.among
+    known = data.validation
+    monitored = np.random.default_rng(config.seed).permutation(len(known.labels))[:MONITORED_CLUSTERS]
     result = train(
         model,
         data.fit.features,
@@ -139,11 +137,8 @@ def fit(
         resume=resume,
         progress=progress,
     )
-    views = [
-        View(g.neighbors, g.similarity, predict(model, g, config, progress), g.labels, scored)
-        for g, scored in ((known, data.held_out), (data.alone, np.ones(len(data.alone.labels), bool)))
-    ]
-    tried = choose_linking(views)
+    probability = predict(model, known, config, progress)
+    tried = choose_linking(known.neighbors, known.similarity, probability, known.labels)
     path = Path(output_dir) / MODEL
     settings = load_model(path)[1]
     save_model(path, model, {**settings, "linking": tried[0].linking.to_dict()})

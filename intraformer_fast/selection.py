@@ -3,7 +3,7 @@
 Groups play no part in it: a linking is chosen for its accuracy alone, as it would be where nobody has the groups.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
@@ -59,23 +59,6 @@ class Linking:
         return f"{self.rule} ({', '.join(f'{name} {value}' for name, value in settings.items())})"
 
 
-@dataclass(frozen=True)
-class View:
-    """One neighbour graph that holds the validation identities, with the model's answers on it.
-
-    Attributes:
-        neighbors, similarity, probability: [N, n], as `graph.link` takes them.
-        labels: int64 [N], identities.
-        scored: bool[N], the samples of validation identities; the others are company.
-    """
-
-    neighbors: npt.NDArray[np.int64]
-    similarity: npt.NDArray[np.float32]
-    probability: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    scored: npt.NDArray[np.bool_]
-
-
 # Coarse on purpose: a finer grid would only fit the validation identities. Communities are those of the agreement, since the
 # paper's rule merges predicted clusters that agree; the other weights of `graph.link` can be passed as candidates.
 CANDIDATES = (
@@ -91,7 +74,7 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate and its scores: pairwise F and BCubed F on the scored samples, the means over the views."""
+    """A candidate and its scores on the validation identities."""
 
     linking: Linking
     pairwise_f: float
@@ -103,42 +86,43 @@ class Scored:
         return (self.pairwise_f + self.bcubed_f) / 2
 
 
-def choose_linking(views: Sequence[View], candidates: Sequence[Linking] = CANDIDATES) -> list[Scored]:
-    """Score every candidate on every view; the best comes first, of equals the one named first.
+def choose_linking(
+    neighbors: npt.NDArray[np.int64],
+    similarity: npt.NDArray[np.float32],
+    probability: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    candidates: Sequence[Linking] = CANDIDATES,
+) -> list[Scored]:
+    """Score every candidate on the neighbour graph of the validation identities; the best first, of equals the one named first.
 
     Candidates whose optional package is not installed are left out.
 
+    Args:
+        neighbors, similarity, probability: [N, n], as `graph.link` takes them.
+        labels: int64 [N], identities.
+        candidates: what to choose from.
+
     Raises:
-        ValueError: there is no view, a view scores no sample, or no candidate is left.
+        ValueError: no candidate is left; or as `graph.link`.
     """
-    if not views or not all(view.scored.any() for view in views):
-        raise ValueError("a linking is chosen on at least one view with at least one scored sample")
-    totals: dict[int, npt.NDArray[np.float64]] = {}
-    for view in views:
-        for number, labels in _link_all(view, candidates):
-            found = metrics.scores(view.labels[view.scored], labels[view.scored])
-            f = np.array([found.pairwise_f, found.bcubed_f])
-            totals[number] = totals.get(number, np.zeros(2)) + f / len(views)
-    if not totals:
-        raise ValueError("no candidate can be tried: each needs an optional package that is not installed")
-    scored = [Scored(candidates[number], *map(float, f)) for number, f in totals.items()]
-    return sorted(scored, key=lambda one: -one.score)
-
-
-def _link_all(view: View, candidates: Sequence[Linking]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """The clustering of each candidate that can be tried, with its number."""
-    table = neighbor_table(view.neighbors, view.similarity, view.probability)
+    table = neighbor_table(neighbors, similarity, probability)
     # The weights cost far more than a partition of them, and all candidates of one kind share them.
     weights: dict[str, Any] = {}
-    for number, linking in enumerate(candidates):
+    scored = []
+    for linking in candidates:
         try:
-            if linking.resolution_per_thousand is not None:
+            if linking.resolution_per_thousand is None:
+                found = linking.link(neighbors, similarity, probability)
+            else:
                 kind = linking.options["symmetrize"]
                 if kind not in weights:
                     weights = {kind: edge_weights(table, kind)}
                 resolution = linking.resolution(len(table))
-                yield number, partition(weights[kind], linking.threshold, resolution=resolution)
-            else:
-                yield number, linking.link(view.neighbors, view.similarity, view.probability)
+                found = partition(weights[kind], linking.threshold, resolution=resolution)
         except MissingDependencyError:
             continue
+        scores = metrics.scores(labels, found)
+        scored.append(Scored(linking, scores.pairwise_f, scores.bcubed_f))
+    if not scored:
+        raise ValueError("no candidate can be tried: each needs an optional package that is not installed")
+    return sorted(scored, key=lambda one: -one.score)

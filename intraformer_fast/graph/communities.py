@@ -14,8 +14,8 @@ SYMMETRIZATIONS = ("min", "mean", "agreement")
 AGREEMENT_FLOOR = 0.1
 """Mean probabilities up to this add nothing to an agreement but work."""
 
-AGREEMENT_ROWS = 1024
-"""Samples whose agreements are computed together: at most this times n^2 of them are held for a moment."""
+AGREEMENT_PRODUCTS = 2**25
+"""Products of probabilities held together, a few hundred MiB: as many rows at once as need no more, one at least."""
 
 
 def communities(
@@ -72,10 +72,14 @@ def edge_weights(table: NeighborTable, symmetrize: str) -> scipy.sparse.csr_arra
     predicted.data /= np.repeat(norm, np.diff(predicted.indptr))
     by_neighbor = predicted.T.tocsr()
     edges = mean.astype(bool)
-    blocks = []
-    for start in range(0, len(table), AGREEMENT_ROWS):
-        rows = slice(start, start + AGREEMENT_ROWS)
-        blocks.append((predicted[rows] @ by_neighbor).multiply(edges[rows]))
+    # The products of a row: the neighbors of its neighbors. A sample that many keep as a neighbor makes rows costly.
+    products = np.cumsum(predicted.astype(bool).astype(np.int64) @ np.diff(predicted.indptr).astype(np.int64))
+    blocks, start = [], 0
+    while start < len(table):
+        done = products[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(products, done + AGREEMENT_PRODUCTS, side="right")))
+        blocks.append((predicted[start:stop] @ by_neighbor).multiply(edges[start:stop]))
+        start = stop
     return scipy.sparse.vstack(blocks, format="csr")
 
 

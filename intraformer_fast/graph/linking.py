@@ -61,7 +61,7 @@ def link(
     - "density": each sample joins its nearest neighbor of higher confidence, if it keeps that edge.
     - "mutual": edges kept by both ends.
     - "communities": modularity or map-equation communities of the symmetrized probabilities; options `method`
-      ("louvain", "leiden", "infomap"), `resolution`, `symmetrize` ("min", "mean"), `seed`.
+      ("louvain", "leiden", "infomap"), `resolution`, `symmetrize` ("min", "mean", "agreement"), `seed`.
     - "components": edges kept by either end.
 
     Memory grows with the number of edges, never with its square or that of the samples.

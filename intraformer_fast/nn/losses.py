@@ -1,5 +1,6 @@
 """The training objective: accuracy (Fowlkes-Mallows, warmed up by cross-entropy) plus fairness (purity consistency)."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -77,8 +78,8 @@ class IntraformerLoss(nn.Module):
                 )
         elif not 0 < fairness_point < 1:
             raise ValueError(f"fairness_point = {fairness_point}: expected 'mean', 'median' or a number in (0, 1)")
-        if fairness_weight < 0:
-            raise ValueError(f"fairness_weight = {fairness_weight}: expected at least 0")
+        if not 0 <= fairness_weight < math.inf:
+            raise ValueError(f"fairness_weight = {fairness_weight}: expected a finite number, at least 0")
         if not 0 <= fairness_warmup < 1:
             raise ValueError(f"fairness_warmup = {fairness_warmup}: expected a fraction of the training in [0, 1)")
         if warmup_end is not None and not 0 < warmup_end <= 1:

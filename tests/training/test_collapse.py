@@ -12,7 +12,7 @@ from intraformer_fast.training import CollapseWarning, TrainingConfig, train
 def trained(samples, validation, bce_warmup, **changes):
     torch.manual_seed(0)
     model = nn.Intraformer(32, 16, 1, 2, 2, input_dim=7, similarity_input=True)
-    settings = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-3, "precision": "fp32", **changes}
+    settings = {"epochs": 2, "batch_size": 32, "learning_rate": 5e-3, "precision": "fp32", **changes}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = train(

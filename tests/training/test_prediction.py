@@ -81,6 +81,15 @@ def test_tensors_are_taken_as_well(samples, new_model):
     np.testing.assert_array_equal(found, predict(model, samples))
 
 
+def test_a_table_in_half_precision_is_converted_by_the_batch(samples, new_model):
+    half = samples.features.astype(np.float16)
+    found = predict_probability(new_model(), half, samples.neighbors, precision="fp32", progress=False)
+    expected = predict_probability(
+        new_model(), half.astype(np.float32), samples.neighbors, precision="fp32", progress=False
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_the_model_keeps_its_mode_and_is_used_without_dropout(samples, new_model):
     model = new_model(dropout=0.5).train()
     assert np.array_equal(predict(model, samples), predict(model, samples))
