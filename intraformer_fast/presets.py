@@ -29,7 +29,8 @@ PRESETS = {
             "num_heads": 4,
             "similarity_input": True,
         },
-        training={"epochs": 4, "learning_rate": 5e-4, "weight_decay": 0.01},
+        # A fairness weight of 1, the paper's, costs a point or two of F_P there and leaves the STD over groups as it is.
+        training={"epochs": 5, "learning_rate": 5e-4, "weight_decay": 0.01, "fairness_weight": 0.25},
     ),
 }
 
