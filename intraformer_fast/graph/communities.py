@@ -7,15 +7,12 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from intraformer_fast.errors import MissingDependencyError
-from intraformer_fast.graph.table import NeighborTable
+from intraformer_fast.graph.table import BLOCK_ELEMENTS, NeighborTable
 
 SYMMETRIZATIONS = ("min", "mean", "agreement")
 
 AGREEMENT_FLOOR = 0.1
 """Mean probabilities up to this add nothing to an agreement but work."""
-
-AGREEMENT_PRODUCTS = 2**25
-"""Products of probabilities held together, a few hundred MiB: as many rows at once as need no more, one at least."""
 
 
 def communities(
@@ -72,12 +69,14 @@ def edge_weights(table: NeighborTable, symmetrize: str) -> scipy.sparse.csr_arra
     predicted.data /= np.repeat(norm, np.diff(predicted.indptr))
     by_neighbor = predicted.T.tocsr()
     edges = mean.astype(bool)
-    # The products of a row: the neighbors of its neighbors. A sample that many keep as a neighbor makes rows costly.
-    products = np.cumsum(predicted.astype(bool).astype(np.int64) @ np.diff(predicted.indptr).astype(np.int64))
+    # Products of a row: the neighbors of its neighbors, so that a sample that many list makes their rows costly. As many rows go
+    # together as BLOCK_ELEMENTS allows, one at least.
+    degree = np.diff(predicted.indptr).astype(np.int64)
+    products = np.cumsum(np.add.reduceat(degree[predicted.indices], predicted.indptr[:-1]))
     blocks, start = [], 0
     while start < len(table):
         done = products[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(products, done + AGREEMENT_PRODUCTS, side="right")))
+        stop = max(start + 1, int(np.searchsorted(products, done + BLOCK_ELEMENTS, side="right")))
         blocks.append((predicted[start:stop] @ by_neighbor).multiply(edges[start:stop]))
         start = stop
     return scipy.sparse.vstack(blocks, format="csr")

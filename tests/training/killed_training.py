@@ -74,6 +74,8 @@ def kill_at_rename(count, *, after):
 
 
 def main(folder):
+    # A shell that starts the tests in the background has Ctrl-C ignored, which children inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     # What torch imports late it imports here, once for all children.
@@ -86,8 +88,8 @@ def main(folder):
     report["random moments"] = []
     while report["random moments"][-1:] != [0]:
         child = attempt(folder / "random moments")
-        if len(report["random moments"]) < 8:
-            time.sleep(dice.uniform(0.05, 0.3) * seconds)
+        if len(report["random moments"]) < 12:
+            time.sleep(dice.uniform(0.01, 0.15) * seconds)
             os.kill(child, signal.SIGKILL)
         report["random moments"].append(outcome(child))
 
@@ -101,9 +103,10 @@ def main(folder):
     report["Ctrl-C"] = []
     for _ in range(2):
         checkpoint = folder / "Ctrl-C" / "checkpoint.safetensors"
-        before = checkpoint.stat().st_ino if checkpoint.exists() else None
+        # The time and not the inode, whose number the next file may get again.
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
         child = attempt(checkpoint.parent)
-        while not checkpoint.exists() or checkpoint.stat().st_ino == before:
+        while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
             time.sleep(0.001)
         os.kill(child, signal.SIGINT)
         report["Ctrl-C"].append(outcome(child))
