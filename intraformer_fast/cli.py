@@ -93,7 +93,7 @@ def train(
 ) -> None:
     """Train a model and choose its linking rule on identities held out of training."""
     from intraformer_fast import presets
-    from intraformer_fast.data import check_features, check_same_length, read_features, read_labels
+    from intraformer_fast.data import read_features, read_labels
     from intraformer_fast.pipeline import fit, prepare
     from intraformer_fast.training import TrainingConfig
     from intraformer_fast.training.output import MODEL
@@ -110,8 +110,6 @@ def train(
     shape = {"num_subclusters": subclusters, "num_neighbors": neighbors}
     options = {**chosen.model, **{name: value for name, value in shape.items() if value is not None}}
     x, y = read_features(features, dim=dim), read_labels(labels)
-    check_same_length(features=x, labels=y)
-    check_features(x)
     data = prepare(x, y, options["num_neighbors"], validation=validation, seed=seed)
     fitted = fit(data, options, config, output, resume=resume, progress=not quiet)
     best = fitted.tried[0]

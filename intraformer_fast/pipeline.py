@@ -12,7 +12,7 @@ import torch
 
 from intraformer_fast import graph, nn
 from intraformer_fast.checkpoint import load_model, save_model
-from intraformer_fast.data import check_same_length, read_neighbors, split_identities
+from intraformer_fast.data import check_same_length, read_neighbors, split_identities, unit_rows
 from intraformer_fast.errors import DataError
 from intraformer_fast.inference import predict_probability
 from intraformer_fast.selection import Linking, Scored, choose_linking
@@ -27,14 +27,14 @@ MONITORED_CLUSTERS = 2048
 class NeighborGraph:
     """Samples and their neighbours: features [N, d], labels int64 [N], neighbors int64 [N, n], similarity float32 [N, n]."""
 
-    features: npt.NDArray[np.float32]
+    features: npt.NDArray[np.floating]
     labels: npt.NDArray[np.int64]
     neighbors: npt.NDArray[np.int64]
     similarity: npt.NDArray[np.float32]
 
 
 def neighbor_graph(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], num_neighbors: int
+    features: npt.NDArray[np.floating], labels: npt.NDArray[np.int64], num_neighbors: int
 ) -> NeighborGraph:
     """The neighbour graph of a labelled set; arguments and errors as `graph.knn_graph`."""
     return NeighborGraph(features, labels, *graph.knn_graph(features, num_neighbors))
@@ -57,7 +57,7 @@ class TrainingData:
 
 
 def prepare(
-    features: npt.NDArray[np.float32],
+    features: npt.NDArray[np.floating],
     labels: npt.NDArray[np.int64],
     num_neighbors: int,
     *,
@@ -67,7 +67,7 @@ def prepare(
     """Hold identities out for validation and build the neighbour graphs.
 
     Args:
-        features: [N, d], L2-normalised.
+        features: [N, d], floating point; rows that are not of length 1 are scaled to it.
         labels: int64 [N], identities.
         num_neighbors: n, the sample itself included.
         validation: the fraction of the identities held out. A quarter by default: a linking chosen on fewer is left to chance.
@@ -77,6 +77,8 @@ def prepare(
         DataError: the features are not what they should be, or there are too few identities to hold one out.
         ValueError: an argument is out of range.
     """
+    check_same_length(features=features, labels=labels)
+    features = unit_rows(features)
     held_out = split_identities(labels, validation, seed=seed)
     parts = (neighbor_graph(features[rows], labels[rows], num_neighbors) for rows in (~held_out, held_out))
     return TrainingData(*parts)
@@ -172,7 +174,7 @@ def load_fitted(
 def cluster(
     model: nn.Intraformer,
     linking: Linking,
-    features: npt.NDArray[np.float32],
+    features: npt.NDArray[np.floating],
     *,
     graph_file: str | os.PathLike[str] | None = None,
     precision: str = "auto",
@@ -182,7 +184,7 @@ def cluster(
 
     Args:
         model, linking: from `fit` or `load_fitted`.
-        features: [N, d], L2-normalised; may be memory-mapped.
+        features: [N, d], floating point; may be memory-mapped. Rows that are not of length 1 are scaled to it, in a copy.
         graph_file: a neighbour graph from `data.write_neighbors`. None builds it, as wide as the model was made for.
         precision: of the model, see `predict_probability`.
         progress: whether a bar is drawn on stderr.
@@ -190,6 +192,7 @@ def cluster(
     Raises:
         DataError: the features or the graph are not what they should be, or do not belong together.
     """
+    features = unit_rows(features)
     if graph_file is None:
         neighbors, similarity = graph.knn_graph(features, model.num_neighbors)
     else:

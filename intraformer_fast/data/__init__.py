@@ -11,6 +11,7 @@ from .formats import (
     write_labels,
     write_neighbors,
 )
+from .normalize import unit_rows
 from .splits import split_identities
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "read_labels",
     "read_neighbors",
     "split_identities",
+    "unit_rows",
     "write_features",
     "write_labels",
     "write_neighbors",

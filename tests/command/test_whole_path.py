@@ -83,3 +83,22 @@ def test_the_installed_command_runs():
     command = Path(sys.executable).with_name("intraformer-fast")
     done = subprocess.run([command, "info", "--json"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["version"] == __version__
+
+
+def test_features_that_are_not_of_unit_length_are_not_fed_to_the_model_as_they_are(files, answer, tmp_path):
+    """The graph is that of the cosine, whatever the lengths; the model saw them all the same."""
+    scaled = tmp_path / "scaled.npy"
+    np.save(scaled, np.load(files.test_features) * np.float32(64))
+    for features, output in ((files.test_features, "unit.npy"), (scaled, "scaled_clusters.npy")):
+        answer("cluster", files.model, features, "--output", tmp_path / output, "--quiet")
+    assert np.load(tmp_path / "unit.npy").tolist() == np.load(tmp_path / "scaled_clusters.npy").tolist()
+    longer = tmp_path / "longer.npy"
+    np.save(longer, np.load(files.train_features) * np.float32(64))
+    losses = []
+    for features, output in ((files.train_features, "unit"), (longer, "longer")):
+        trained = answer(
+            "train", features, files.train_labels, "--output", tmp_path / output, "--neighbors", 16,
+            "--epochs", 1, "--batch-size", 16, "--quiet",
+        )  # fmt: skip
+        losses.append(trained["history"][0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

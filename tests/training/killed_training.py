@@ -80,9 +80,12 @@ def main(folder):
     warnings.simplefilter("ignore")
     # What torch imports late it imports here, once for all children.
     torch.optim.AdamW([torch.zeros(1)], fused=True)
-    started = time.monotonic()
-    report = {"unbroken": [outcome(attempt(folder / "unbroken"))]}
-    seconds = time.monotonic() - started
+    report, seconds = {"unbroken": []}, float("inf")
+    # The quicker of two, so that a busy moment in one does not put the kills after the end of the others.
+    for name in ("unbroken", "unbroken again"):
+        started = time.monotonic()
+        report["unbroken"].append(outcome(attempt(folder / name)))
+        seconds = min(seconds, time.monotonic() - started)
 
     dice = random.Random(0)
     report["random moments"] = []

@@ -114,10 +114,10 @@ def killed(tmp_path_factory):
 )
 def test_a_training_killed_again_and_again_equals_an_unbroken_one_bit_for_bit(killed, how, stopped):
     report, folder = killed
-    assert report["unbroken"] == [0]
+    assert report["unbroken"] == [0, 0]
     assert report[how][-1] == 0
     assert set(report[how][:-1]) == {stopped}
-    assert len(report[how]) > 1
+    assert len(report[how]) > 2
     assert contents(folder / how) == contents(folder / "unbroken")
     assert names(folder / how) == FILES
 
