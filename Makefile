@@ -6,32 +6,56 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 REPORT ?= report
 
-.PHONY: demo test lint format clean
+# What the native libraries are made of: a change installs the package anew.
+NATIVE_SOURCES := setup.py CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f)
+# From pip where the machine has none.
+BUILD_TOOLS := $(foreach tool,cmake ninja,$(if $(shell command -v $(tool)),,$(tool)))
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: demo test lint native format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/intraformer-fast demo --output $(REPORT)
 
 test: $(VENV)/.test
 	$(MAKE) lint
+	$(MAKE) native
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+CPP := $(shell find csrc tests \( -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh" \))
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+# The C++ build on its own and its tests; then those that need no torch again, under sanitizers.
+native: native-plain native-address native-thread
+
+native-plain: OPTIONS := -DINTRAFORMER_CUDA=OFF -DPython_EXECUTABLE=$(abspath $(BIN))/python
+native-address: OPTIONS := -DINTRAFORMER_SANITIZE=address,undefined
+native-thread: OPTIONS := -DINTRAFORMER_SANITIZE=thread
+# Some ThreadSanitizers know only memory that is laid out without randomization.
+native-thread: RUN := $(shell setarch -R true 2>/dev/null && echo setarch -R)
+native-%: $(VENV)/.test
+	cmake -S . -B build/$* -G Ninja $(OPTIONS)
+	cmake --build build/$*
+	$(RUN) ctest --test-dir build/$* --no-tests=error --output-on-failure --parallel 2
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 # torch comes first: it alone decides how large the installation is, and the build then needs no second copy of it.
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel $(BUILD_TOOLS)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet "$(or $(TORCH),torch>=2.10)"
 	touch $@
 
-$(VENV)/.%: $(VENV)/.torch pyproject.toml setup.py
+$(VENV)/.%: $(VENV)/.torch pyproject.toml $(NATIVE_SOURCES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$*]"
 	touch $@
 

@@ -1,7 +1,20 @@
-"""The build: `kernels/` and `bench/` stand at the top of the repository and are installed inside the package."""
+"""The build: calls CMake for the native libraries, and maps `kernels/` and `bench/` into the package.
 
-from setuptools import find_packages, setup
+Environment: INTRAFORMER_NATIVE = AUTO (the default: native where a C++ compiler is found, else pure Python with a note), ON (fail
+without one) or OFF; INTRAFORMER_CUDA = AUTO, ON or OFF, handed on to CMake.
+"""
 
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
 ROOMS = {"intraformer_fast.kernels": "kernels", "intraformer_fast.bench": "bench"}
 
 
@@ -12,4 +25,87 @@ def packages() -> list[str]:
     return found
 
 
-setup(packages=packages(), package_dir=ROOMS)
+def choice(variable: str) -> str:
+    value = os.environ.get(variable, "AUTO").upper()
+    if value not in ("AUTO", "ON", "OFF"):
+        raise SystemExit(f"{variable} = {value!r}: expected AUTO, ON or OFF")
+    return value
+
+
+def compiler_found() -> bool:
+    return any(map(shutil.which, [os.environ.get("CXX") or "c++", "g++", "clang++"]))
+
+
+def missing_packages() -> list[str]:
+    """What pip can bring. Torch is there for its headers alone: any other torch >= 2.10 may be used with the result."""
+    needed = {"cmake>=3.22": shutil.which("cmake"), "ninja": shutil.which("ninja"), "torch>=2.10": find_spec("torch")}
+    return (
+        []
+        if choice("INTRAFORMER_NATIVE") == "OFF" or not compiler_found()
+        else [n for n, has in needed.items() if not has]
+    )
+
+
+def builds_native() -> bool:
+    wanted = choice("INTRAFORMER_NATIVE")
+    if wanted == "OFF":
+        return False
+    missing = [name for name in missing_packages() if name != "ninja"]  # make does as well
+    if not compiler_found():
+        missing.append("a C++20 compiler (g++ 11 or later or clang++ 14 or later; CXX names one)")
+    if missing and wanted == "ON":
+        raise SystemExit(f"INTRAFORMER_NATIVE=ON, but this machine lacks {'; '.join(missing)}")
+    if missing and {"bdist_wheel", "editable_wheel"} & set(sys.argv):
+        print(
+            f"intraformer-fast: built without the native libraries, for lack of {'; '.join(missing)}", file=sys.stderr
+        )
+    return not missing
+
+
+class CMakeBuild(build_ext):
+    """Configures, builds and puts the libraries beside the package's modules."""
+
+    def run(self) -> None:
+        build = Path(self.build_temp).absolute()
+        ninja = shutil.which("ninja")
+        options = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
+        self.cmake(
+            "-S", ROOT, "-B", build, *options, "-DBUILD_TESTING=OFF", "-DTorch_DIR=",
+            f"-DPython_EXECUTABLE={sys.executable}", f"-DINTRAFORMER_CUDA={choice('INTRAFORMER_CUDA')}",
+        )  # fmt: skip
+        self.cmake(
+            "--build", build, "--parallel", os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
+        )
+        for library in self.destination().glob("_*.so"):
+            library.unlink()  # one that this build no longer makes must not be packed
+        self.cmake("--install", build, "--component", "python", "--prefix", self.destination())
+
+    def cmake(self, *arguments: object) -> None:
+        if subprocess.run(["cmake", *map(str, arguments)]).returncode:
+            raise SystemExit(
+                "intraformer-fast: CMake failed; its own words are above (INTRAFORMER_NATIVE=OFF goes without)"
+            )
+
+    def destination(self) -> Path:
+        in_place = self.inplace or self.editable_mode
+        return (ROOT if in_place else Path(self.build_lib).absolute()) / "intraformer_fast"
+
+    def get_outputs(self) -> list[str]:
+        return [str(path) for path in self.destination().glob("_*.so")]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+missing = missing_packages()
+fetching = "egg_info" in sys.argv and bool(missing)  # pip asks, before it builds, what to bring
+native = not fetching and builds_native()
+setup(
+    setup_requires=missing if fetching else [],
+    packages=packages(),
+    package_dir=ROOMS,
+    # Its name makes the wheel one of a platform; CMake builds it and the libraries.
+    ext_modules=[Extension("intraformer_fast._build_info", [], py_limited_api=True)] if native else [],
+    cmdclass={"build_ext": CMakeBuild},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if native else {},
+)

@@ -191,15 +191,65 @@ def evaluate(
     show(report.to_dict(), as_json, str(report))
 
 
+@app.command(epilog=example("bench purity_fmi --output benchmarks"))
+def bench(
+    benchmarks: Annotated[
+        list[str] | None, typer.Argument(help="What to time; everything by default.", metavar="BENCHMARK")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch, on the CPU; its own choice by default.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Of each case; 25, or 5 with --quick.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the inputs; another in every run by default.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of results.csv, benchmarks.md and benchmarks.html.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The first case of each, few rounds, no memory.")] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="Say what there is, and run nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check ops against float64, then time them beside eager and compiled PyTorch. Exit code 1 if one computes wrongly."""
+    from intraformer_fast.bench.command import listing, run_benchmarks
+
+    if list_only:
+        found = listing(benchmarks or [])
+        show(found, as_json, "\n".join(f"{name:<24}{of['description']}" for name, of in found.items()))
+        return
+    options = {"threads": threads, "rounds": rounds, "seed": seed, "quick": quick}
+    report = run_benchmarks(benchmarks or [], device, **options, say=lambda line: typer.echo(line, err=True))
+    if output:
+        report.write(output)
+    show(report.to_dict(), as_json, report.text())
+    raise typer.Exit(report.exit_code)
+
+
 @app.command(epilog=example("info --json"))
 def info(as_json: JsonOption = False) -> None:
     """What this installation is made of and can use."""
     from intraformer_fast.info import info as gather
 
     found = gather()
-    lines = [f"{name:<16}{value}" for name, value in found.items() if name != "packages"]
-    lines += [f"{name:<16}{version or 'not installed'}" for name, version in found["packages"].items()]
-    show(found, as_json, "\n".join(lines))
+    rows = {name: value for name, value in found.items() if name not in ("native", "packages")}
+    rows |= {"torch_cuda": found["torch_cuda"] or "none", "cuda": ", ".join(found["cuda"]) or "no device"}
+    rows |= native_rows(found["native"])
+    rows |= {name: version or "not installed" for name, version in found["packages"].items()}
+    show(found, as_json, "\n".join(f"{name:<16}{value}" for name, value in rows.items()))
+
+
+def native_rows(native: Mapping[str, Any]) -> dict[str, str]:
+    """What `native.info` gives, in lines for people."""
+    state = {
+        name: native[name] if native[name] == "loaded" else f"not loaded: {native[name]}" for name in ("cpu", "cuda")
+    }
+    if native["cpu_instruction_set"]:
+        state["cpu"] += f", instruction set {native['cpu_instruction_set']}"
+    rows = {"CPU library": state["cpu"], "CUDA library": state["cuda"]}
+    if built := native["build"]:
+        nvcc = f"nvcc {built['cuda_compiler'].split()[-1]}" if built["cuda_compiler"] else "no nvcc"
+        rows["built with"] = (
+            f"{built['cxx_compiler']}, {nvcc}, torch {built['torch_headers']} (serves {built['torch_minimum']} and later)"
+        )
+        rows["built for"] = f"CPU {built['cpu_instruction_sets']}; CUDA {built['cuda_architectures'] or 'not built'}"
+    return rows
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -213,7 +263,7 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        fail("interrupted; the same command goes on where it stopped", 130)
+        fail("interrupted; an interrupted training goes on where it stopped when the same command is run again", 130)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             fail(f"the disk is full, nothing was half-written: {error}", 3)

@@ -138,7 +138,9 @@ def purity_fmi(
         row's loss and purity NaN and no other's.
 
     Raises:
-        ValueError: a shape or `bound` is wrong. TypeError: a dtype is.
+        ValueError: a shape or `bound` is wrong; or, from the native CPU op, a valid target is neither 0 nor 1. Where the
+            check would have to wait for a device, or the reference serves, such a target makes its row NaN instead.
+        TypeError: a dtype is wrong.
     """
     if prediction.dim() != 2 or prediction.shape != target.shape:
         raise ValueError(
@@ -151,7 +153,7 @@ def purity_fmi(
     _check_valid(valid, tuple(prediction.shape), "valid")
     if bound not in BOUNDS:
         raise ValueError(f"bound = {bound!r}: expected one of {', '.join(map(repr, BOUNDS))}")
-    op = routing.select("purity_fmi").purity_fmi
+    op = routing.select("purity_fmi", prediction, target, valid).purity_fmi
     return op(prediction, target, from_logits=from_logits, valid=valid, bound=bound)
 
 

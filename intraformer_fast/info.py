@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from intraformer_fast import native
+
 __version__ = importlib.metadata.version("intraformer-fast")
 
 # Distribution names, since the same import name (faiss) comes from several.
@@ -17,7 +19,8 @@ def info() -> dict[str, Any]:
     """Versions, devices and optional packages, as plain values that JSON can hold. Nothing is imported or initialised for it.
 
     `cuda` holds the names of the CUDA devices torch sees; `cpu_capability` the instruction set torch's own CPU kernels use;
-    `packages` maps each optional package to its version, or to None where it is not installed.
+    `native` says of the compiled libraries which are loaded (or why not), what they were built with, and the instruction set
+    they use here; `packages` maps each optional package to its version, or to None where it is not installed.
     """
     return {
         "version": __version__,
@@ -29,6 +32,7 @@ def info() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "native": native.info(),
         "packages": {name: _installed(name) for name in OPTIONAL_PACKAGES},
     }
 

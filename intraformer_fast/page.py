@@ -24,15 +24,15 @@ def join(children: tuple[str, ...] | list[Markup], separator: str = "") -> Marku
     return Markup(separator.join(child if isinstance(child, Markup) else escape(child) for child in children))
 
 
-def document(title: str, *body: Markup) -> Markup:
-    """A whole page that needs nothing from elsewhere."""
+def document(title: str, *body: Markup, style: str = "") -> Markup:
+    """A whole page that needs nothing from elsewhere; `style` is CSS in addition to what all pages have."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("title", title),
-        element("style", Markup(STYLE)),
+        element("style", Markup(STYLE + style)),
     )
     return Markup("<!doctype html>\n" + element("html", head, "\n", element("body", *body), lang="en") + "\n")
 

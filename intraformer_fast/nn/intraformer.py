@@ -18,7 +18,7 @@ class Intraformer(reference.Intraformer):
         super().__init__(*args, **kwargs)
         # A backend that cannot serve is refused here, not at the first call.
         for op in ("block_attention", "correlation_attention"):
-            routing.select(op, self.backend)
+            routing.select(op, backend=self.backend)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "Intraformer":
@@ -30,8 +30,8 @@ class Intraformer(reference.Intraformer):
         return cls(**{**preset(name).model, **overrides})
 
     def _block(self, block: Block, tokens: Tensor, valid: Tensor | None, bounds: Bounds) -> Tensor:
-        block_attention = routing.select("block_attention", self.backend).block_attention
-        correlation_attention = routing.select("correlation_attention", self.backend).correlation_attention
+        block_attention = routing.select("block_attention", backend=self.backend).block_attention
+        correlation_attention = routing.select("correlation_attention", backend=self.backend).correlation_attention
         streams = [tokens[:, start:stop] for start, stop in bounds]
         masks = [None if valid is None else valid[:, start:stop] for start, stop in bounds]
         projected = torch.cat([block.layer(m).project(h) for m, h in enumerate(streams)], dim=1)

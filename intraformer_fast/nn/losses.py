@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intraformer_fast import functional
+from intraformer_fast.ops import routing
+from intraformer_fast.reference.losses import masked_mean
 
 ACCURACY_LOSSES = ("fmi", "bce")
 BCE_WARMUPS = ("ramp", "step", "sum", "none")
@@ -128,29 +130,25 @@ class IntraformerLoss(nn.Module):
         else:
             decided = (logits.sigmoid() > self.threshold).to(logits.dtype)
             fmi, purity = functional.purity_fmi(decided, target, from_logits=False, valid=valid, bound=self.bound)
-        counted = torch.ones_like(purity, dtype=torch.bool) if valid is None else valid.any(-1)
-        fmi_mean, purity_mean = masked_mean(fmi, counted), masked_mean(purity, counted)
-        point = self._point(purity, purity_mean, counted)
-        if self.detach_fairness_point:
-            point = point.detach()
-        fairness = masked_mean((purity - point).abs(), counted)
+        counted = None if valid is None else valid.any(-1)
+        means = routing.select("purity_fmi_means", fmi, purity, counted).purity_fmi_means
+        fmi_mean, purity_mean, fairness = means(fmi, purity, counted=counted, detach_point=self.detach_fairness_point)
+        if self.fairness_point != "mean":
+            point = self._quantile(purity, counted)
+            fairness = masked_mean((purity - (point.detach() if self.detach_fairness_point else point)).abs(), counted)
         elementwise = F.binary_cross_entropy_with_logits(
             logits.to(purity.dtype) if valid is None else logits.to(purity.dtype).masked_fill(~valid, 0.0),
             target.to(purity.dtype),
             reduction="none",
         )
-        bce = masked_mean(elementwise, torch.ones_like(elementwise, dtype=torch.bool) if valid is None else valid)
+        bce = masked_mean(elementwise, valid)
         w_bce, w_fmi, w_fairness = self.weights(progress)
         return LossTerms(w_bce * bce + w_fmi * fmi_mean + w_fairness * fairness, fmi_mean, bce, fairness, purity_mean)
 
-    def _point(self, purity: Tensor, mean: Tensor, counted: Tensor) -> Tensor:
-        if self.fairness_point == "mean" or len(purity) == 0:
-            return mean
+    def _quantile(self, purity: Tensor, counted: Tensor | None) -> Tensor:
+        if len(purity) == 0:
+            return purity.sum()
         quantile = 0.5 if isinstance(self.fairness_point, str) else self.fairness_point
         # nanquantile leaves the uncounted rows out at a fixed shape, so that nothing waits for the device.
-        return purity.masked_fill(~counted, torch.nan).nanquantile(quantile).nan_to_num(0.0)
-
-
-def masked_mean(values: Tensor, counted: Tensor) -> Tensor:
-    """Mean over the counted entries; 0, not NaN, where there is none."""
-    return values.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
+        counting = purity if counted is None else purity.masked_fill(~counted, torch.nan)
+        return counting.nanquantile(quantile).nan_to_num(0.0)

@@ -2,34 +2,46 @@
 
 from types import ModuleType
 
+from torch import Tensor
+
 from intraformer_fast import reference
+from intraformer_fast.ops import purity_fmi, purity_fmi_means
 
 # The backends that hold an implementation of an op, fastest first. "auto" takes the first that can serve a call.
+# A module other than the reference says itself what it cannot serve: `not_supported_reasons(backend, *tensors)`.
 IMPLEMENTATIONS: dict[str, dict[str, ModuleType]] = {
     "block_attention": {"reference": reference},
     "correlation_attention": {"reference": reference},
     "gather_block_attention": {"reference": reference},
-    "purity_fmi": {"reference": reference},
+    "purity_fmi": {"cuda": purity_fmi, "cpu": purity_fmi, "reference": reference},
+    "purity_fmi_means": {"cuda": purity_fmi_means, "cpu": purity_fmi_means, "reference": reference},
 }
 
-
-def not_supported_reasons(op: str, backend: str) -> list[str]:
-    """Why `backend` cannot serve `op`; empty where it can."""
-    if backend in IMPLEMENTATIONS[op]:
-        return []
-    have = ", ".join(repr(name) for name in IMPLEMENTATIONS[op])
-    return [f"this version of intraformer-fast has no {backend!r} implementation of {op} (it has {have})"]
+# Where the kernels of a backend run; the reference runs anywhere.
+DEVICES = {"cpu": "cpu", "cuda": "cuda"}
 
 
-def select(op: str, backend: str = "auto") -> ModuleType:
-    """The module that implements `op` on `backend`.
+def not_supported_reasons(op: str, backend: str, *tensors: Tensor | None) -> list[str]:
+    """Why `backend` cannot serve `op` on these tensors (its tensor arguments, in order); empty where it can."""
+    module = IMPLEMENTATIONS[op].get(backend)
+    if module is None:
+        have = ", ".join(repr(name) for name in IMPLEMENTATIONS[op])
+        return [f"this version of intraformer-fast has no {backend!r} implementation of {op} (it has {have})"]
+    return [] if module is reference else module.not_supported_reasons(backend, *tensors)
+
+
+def select(op: str, *tensors: Tensor | None, backend: str = "auto") -> ModuleType:
+    """The module that implements `op` on `backend` for these tensors.
 
     Raises:
-        NotImplementedError: a named backend cannot serve the op; the message says why.
+        NotImplementedError: a named backend cannot serve the call; the message says why.
     """
     if backend == "auto":
-        return next(iter(IMPLEMENTATIONS[op].values()))
-    reasons = not_supported_reasons(op, backend)
+        device = tensors[0].device.type if tensors and tensors[0] is not None else None
+        for name, module in IMPLEMENTATIONS[op].items():
+            if DEVICES.get(name, device) == device and not not_supported_reasons(op, name, *tensors):
+                return module
+    reasons = not_supported_reasons(op, backend, *tensors)
     if reasons:
         raise NotImplementedError(f"backend {backend!r} cannot serve {op}: {'; '.join(reasons)}; use backend='auto'")
     return IMPLEMENTATIONS[op][backend]

@@ -3,7 +3,7 @@
 from intraformer_fast.reference.attention import block_attention, correlation_attention, gather_block_attention
 from intraformer_fast.reference.decomposition import subcluster_bounds
 from intraformer_fast.reference.intraformer import Intraformer
-from intraformer_fast.reference.losses import purity_fmi
+from intraformer_fast.reference.losses import purity_fmi, purity_fmi_means
 
 __all__ = [
     "Intraformer",
@@ -11,5 +11,6 @@ __all__ = [
     "correlation_attention",
     "gather_block_attention",
     "purity_fmi",
+    "purity_fmi_means",
     "subcluster_bounds",
 ]

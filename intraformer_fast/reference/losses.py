@@ -28,6 +28,7 @@ def purity_fmi(
         q = q.sigmoid()
         if valid is not None:
             q = q.masked_fill(~valid, 0.0)
+    q = q.masked_fill((y != 0) & (y != 1), torch.nan)  # no such target: its row must not pass for a result
     true_positive = (q * y).sum(-1)
     predicted = q.sum(-1)
     actual = y.sum(-1)
@@ -41,3 +42,25 @@ def purity_fmi(
         unmatched = (predicted + actual > 0).to(q.dtype)
         fmi_loss = torch.where(product != 0, 1 - true_positive / root, unmatched)
     return fmi_loss, safe_divide(true_positive, predicted)
+
+
+def masked_mean(values: Tensor, counted: Tensor | None) -> Tensor:
+    """Mean over the counted entries; 0, not NaN, where there is none."""
+    if counted is None:
+        return values.sum() / max(values.numel(), 1)
+    return values.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+def purity_fmi_means(
+    loss: Tensor, purity: Tensor, *, counted: Tensor | None = None, detach_point: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Means over the counted clusters of a batch: of the loss, of the purity (gamma_f), of |purity - gamma_f| (Eq. 12).
+
+    Args:
+        loss, purity: [B], as `purity_fmi` gives them.
+        counted: bool[B]; None counts every row. Each mean is 0 where no row counts.
+        detach_point: whether gamma_f inside the third mean is a constant to the gradient.
+    """
+    point = masked_mean(purity, counted)
+    distance = (purity - (point.detach() if detach_point else point)).abs()
+    return masked_mean(loss, counted), point, masked_mean(distance, counted)

@@ -13,7 +13,7 @@ PACKAGE = Path(intraformer_fast.__file__).parent
 
 # Who may import whom, lowest first; a module may import its own layer and those below it.
 LAYERS = [
-    {"errors", "files", "presets"},
+    {"errors", "files", "native", "presets"},
     {"data", "info"},
     {"reference", "kernels"},
     {"ops"},

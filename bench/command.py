@@ -1,0 +1,132 @@
+"""What `intraformer-fast bench` does, apart from reading its options."""
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from intraformer_fast.files import atomic_path
+
+from . import page, registry, results
+from .results import Row, Stamp
+from .run import DID_NOT_RUN, FAILED, FULL, QUICK, run
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished run.
+
+    Attributes:
+        stamp: where it was made.
+        rows: what it found.
+        descriptions: of the benchmarks, by name.
+    """
+
+    stamp: Stamp
+    rows: Sequence[Row]
+    descriptions: dict[str, str]
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a candidate computes wrongly, else 3 where ours cannot run here, else 0."""
+        if any(row.parity == FAILED for row in self.rows):
+            return 1
+        return 3 if any(row.role == "ours" and row.parity == DID_NOT_RUN for row in self.rows) else 0
+
+    def text(self) -> str:
+        """For a terminal."""
+        return page.text(self.stamp, self.rows, self.descriptions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return results.to_json(self.stamp, self.rows)
+
+    def write(self, folder: Path) -> None:
+        """Write `results.csv`, `benchmarks.md` and `benchmarks.html` into `folder`, all or none of them.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        contents = {
+            "results.csv": results.to_csv(self.stamp, self.rows),
+            "benchmarks.md": page.markdown(self.stamp, self.rows, self.descriptions),
+            "benchmarks.html": page.html(self.stamp, self.rows, self.descriptions),
+        }
+        with contextlib.ExitStack() as files:
+            for name, content in contents.items():
+                files.enter_context(atomic_path(folder / name)).write_text(content, encoding="utf-8")
+
+
+def listing(names: Sequence[str]) -> dict[str, Any]:
+    """The benchmarks of these names (all where none is given) with their devices and cases.
+
+    Raises:
+        ValueError: there is no benchmark of such a name.
+    """
+    registry.load()
+    return {
+        b.name: {
+            "description": b.description,
+            "devices": list(b.devices),
+            "cases": {case.label: list(case.candidates) for case in b.cases},
+        }
+        for b in registry.select(names)
+    }
+
+
+def run_benchmarks(
+    names: Sequence[str],
+    device_name: str,
+    *,
+    threads: int | None,
+    rounds: int | None,
+    seed: int | None,
+    quick: bool,
+    say: Callable[[str], None],
+) -> Report:
+    """Run benchmarks and gather what they found; the options are those of the command.
+
+    Raises:
+        ValueError: there is no benchmark of such a name, or it does not run on that device; the device is not there.
+        MissingDependencyError: pytest-benchmark is not installed.
+    """
+    registry.load()
+    device = _device(device_name)
+    chosen = registry.select(names)
+    if elsewhere := [b.name for b in chosen if device.type not in b.devices] if names else []:
+        raise ValueError(f"{', '.join(elsewhere)} does not run on {device.type}: expected device {_devices(elsewhere)}")
+    chosen = [b for b in chosen if device.type in b.devices]
+    seed = secrets.randbits(32) if seed is None else seed
+    effort = QUICK if quick else FULL
+    if rounds is not None:
+        effort = effort._replace(rounds=rounds)
+    with _threads(threads):
+        stamp = results.stamp(device, seed)  # before the long part: it needs what may not be installed
+        rows = run(chosen, device, effort, seed, say)
+    return Report(stamp, rows, {b.name: b.description for b in chosen})
+
+
+def _device(name: str) -> torch.device:
+    if name not in registry.DEVICES:
+        raise ValueError(f"device = {name!r}: expected {' or '.join(registry.DEVICES)}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device = 'cuda': torch {torch.__version__} sees no CUDA device here; expected cpu")
+    return torch.device(name)
+
+
+def _devices(names: Sequence[str]) -> str:
+    return " or ".join(sorted({device for name in names for device in registry.BENCHMARKS[name].devices}))
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

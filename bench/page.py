@@ -1,0 +1,198 @@
+"""The results as people read them: a table for the terminal and Markdown, and a web page with bars."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+from intraformer_fast.page import Markup, document, element, join
+
+from .results import Row, Stamp
+from .run import FAILED, PASSED
+
+COLUMNS = ("parity", "median", "quartiles", "minimum", "ours is", "GB/s", "of limit", "extra memory")
+
+LEGEND = (
+    "Parity: the largest error against float64, over that of eager PyTorch in the same dtype; every output and gradient "
+    "must stay within 2. What fails has no speed.",
+    "All candidates of a case are timed in turns in one process, each round in another order; median, quartiles and minimum are "
+    "over the rounds. “Ours is”: the median over the rounds of that candidate's time over ours.",
+    "GB/s: the bytes that any implementation has to read and write, over the median. “Of limit”: the time the last rows of a "
+    "case (they only move memory, or only multiply) would take for the same work, over the candidate's. Inputs stay in the caches "
+    "from one run to the next, for all alike.",
+    "Extra memory: the most that a step holds beyond its inputs, results included.",
+)
+
+STYLE = """
+.bars { display: grid; grid-template-columns: minmax(6.5rem, 1fr) 2fr 6.5rem; gap: .3rem .6rem; align-items: center;
+  padding: 0 .9rem .9rem; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.track + span { text-align: right; }
+.track { position: relative; height: 1rem; background: var(--page); }
+.bar { position: absolute; height: 100%; background: var(--accent); }
+.slower { background: var(--out); }
+.even { position: absolute; top: -.15rem; bottom: -.15rem; border-left: 2px solid var(--ink); }
+tr.case th { position: static; background: var(--page); }
+tr.case span { display: inline-block; position: sticky; left: .7rem; max-width: calc(100vw - 4rem); }
+tr.limit td, tr.limit th { color: var(--muted); }
+td.failed { color: var(--out); font-weight: 600; }
+"""
+
+
+def text(stamp: Stamp, rows: Sequence[Row], description: Mapping[str, str]) -> str:
+    """The tables of all benchmarks with what they were run on; Markdown that is aligned for a terminal too.
+
+    Args:
+        stamp: of the run.
+        rows: of the run.
+        description: of each benchmark, by name.
+    """
+    parts = ["; ".join(_facts(stamp).values())]
+    for name, of_name in _grouped(rows, "benchmark"):
+        lines: list[Sequence[str]] = [("case", "candidate", *COLUMNS)]
+        for label, of_case in _grouped(of_name, "case"):
+            lines += [("" if i else label, row.candidate, *_cells(row)) for i, row in enumerate(of_case)]
+        parts += [
+            f"## {name}",
+            description[name],
+            _markdown_table(lines),
+            *(f"- {problem}" for problem in problems(of_name)),
+        ]
+    return "\n\n".join(parts)
+
+
+def markdown(stamp: Stamp, rows: Sequence[Row], description: Mapping[str, str]) -> str:
+    """A page of `text` and what its columns mean."""
+    return "\n\n".join(["# Benchmarks of intraformer-fast", text(stamp, rows, description), *LEGEND]) + "\n"
+
+
+def html(stamp: Stamp, rows: Sequence[Row], description: Mapping[str, str]) -> Markup:
+    """A web page that needs nothing from elsewhere: for each benchmark bars of its ratios, and its table."""
+    title = "Benchmarks of intraformer-fast"
+    facts = [part for key, value in _facts(stamp).items() for part in (element("dt", key), element("dd", value))]
+    sections = [
+        element(
+            "section",
+            element("h2", name),
+            element("p", description[name]),
+            *(element("p", problem, class_="warning") for problem in problems(of_name)),
+            _bars(of_name),
+            _html_table(name, of_name),
+        )
+        for name, of_name in _grouped(rows, "benchmark")
+    ]
+    return document(
+        title,
+        element("header", element("h1", title), element("dl", *facts)),
+        element("main", *sections, element("section", *(element("p", line, class_="note") for line in LEGEND))),
+        element("footer"),
+        style=STYLE,
+    )
+
+
+def problems(rows: Iterable[Row]) -> list[str]:
+    """A sentence for each candidate that failed or did not run."""
+    return [
+        f"{row.case}: {row.candidate} {row.parity}{' parity' if row.parity == FAILED else ''} ({row.detail})"
+        for row in rows
+        if row.role != "limit" and row.parity != PASSED
+    ]
+
+
+def _facts(stamp: Stamp) -> dict[str, str]:
+    versions = {"Python": stamp.python, "PyTorch": stamp.torch, "Triton": stamp.triton}
+    threads = f"{stamp.threads} thread{'s' if stamp.threads > 1 else ''}"
+    commit = f"commit {stamp.commit[:12]}{' with changes' if stamp.dirty else ''}"
+    return {
+        "machine": f"{stamp.machine} ({stamp.device}, {stamp.cores} cores), {threads}",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "build": ", ".join(filter(None, [f"intraformer-fast {stamp.intraformer_fast}", commit, stamp.instruction_set])),
+        "run": f"{stamp.date}, seed {stamp.seed}",
+    }
+
+
+def _grouped(rows: Iterable[Row], by: str) -> Iterator[tuple[str, list[Row]]]:
+    return ((key, list(found)) for key, found in groupby(rows, lambda row: getattr(row, by)))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """One text for each of COLUMNS."""
+    parity = "" if row.role == "limit" else row.parity
+    if row.error_ratio is not None:
+        parity += f" ({row.error_ratio:.2g})"
+    if row.median is None or row.p25 is None or row.p75 is None or row.min is None:
+        return (parity, *("" for _ in COLUMNS[1:]))
+    return (
+        parity,
+        seconds(row.median),
+        f"{seconds(row.p25)} – {seconds(row.p75)}",
+        seconds(row.min),
+        "" if row.ours_faster is None or row.role == "ours" else _times(row.ours_faster),
+        f"{row.gb_per_s:.3g}",
+        "" if row.of_limit is None else f"{100 * row.of_limit:.{0 if row.of_limit >= 0.1 else 1}f} %",
+        "" if row.extra_bytes is None else f"{row.extra_bytes / 2**20:.1f} MiB",
+    )
+
+
+def seconds(value: float) -> str:
+    """With three digits, in the unit that suits."""
+    factor, unit = next((f, u) for f, u in ((1, "s"), (1e3, "ms"), (1e6, "µs")) if value * f >= 0.9995 or u == "µs")
+    return f"{value * factor:#.3g}".rstrip(".") + f" {unit}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
+
+
+def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * width for width in widths]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in (lines[0], rule, *lines[1:])
+    )
+
+
+def _bars(rows: Sequence[Row]) -> Markup:
+    """For each case a figure with a bar for each baseline, from even to the ratio; all on one logarithmic scale."""
+    compared = [(row, row.ours_faster) for row in rows if row.role == "baseline" and row.ours_faster is not None]
+    if not compared:
+        return Markup()
+    ends = [math.log(ratio) for _, ratio in compared]
+    low, high = min(0.0, *ends), max(math.log(2), *ends)
+
+    def percent(position: float) -> float:
+        return 100 * (position - low) / (high - low)
+
+    figures = []
+    for label, of_case in groupby(compared, lambda found: found[0].case):
+        lines = []
+        for row, ratio in of_case:
+            left, right = sorted((percent(0.0), percent(math.log(ratio))))
+            extent = f"left: {left:.2f}%; width: {right - left:.2f}%"
+            bar = element("div", class_="bar" if ratio >= 1 else "bar slower", style=extent)
+            even = element("div", class_="even", style=f"left: {percent(0.0):.2f}%")
+            lines += [
+                element("span", row.candidate),
+                element("div", bar, even, class_="track", role="presentation"),
+                element("span", _times(ratio)),
+            ]
+        caption = element("figcaption", element("b", label))
+        figures.append(element("figure", caption, element("div", *lines, class_="bars")))
+    key = (
+        "How many times faster ours is than each baseline, on a logarithmic scale; at the line both take the same time."
+    )
+    return join([element("p", key, class_="note"), element("div", *figures, class_="grid")])
+
+
+def _html_table(name: str, rows: Sequence[Row]) -> Markup:
+    lines = []
+    for label, of_case in _grouped(rows, "case"):
+        heading = element("th", element("span", label), scope="rowgroup", colspan=1 + len(COLUMNS))
+        lines.append(element("tr", heading, class_="case"))
+        for row in of_case:
+            parity, *cells = _cells(row)
+            failed = {"class_": "failed"} if row.role != "limit" and row.parity != PASSED else {}
+            columns = [element("td", parity, **failed), *(element("td", cell) for cell in cells)]
+            lines.append(element("tr", element("th", row.candidate, scope="row"), *columns, class_=row.role))
+    head = element("tr", *(element("th", heading, scope="col") for heading in ("candidate", *COLUMNS)))
+    table = element("table", element("thead", head), element("tbody", *lines))
+    return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=f"All times of {name}")
