@@ -6,7 +6,9 @@ function(intraformer_library name output)
   set_target_properties(${name} PROPERTIES OUTPUT_NAME ${output} PREFIX "" INSTALL_RPATH "")
 endfunction()
 
-intraformer_library(intraformer_cpu _C_cpu csrc/library.cpp csrc/purity_fmi/cpu.cpp csrc/purity_fmi/cpu_means.cpp $<TARGET_OBJECTS:intraformer_rows>)
+intraformer_library(intraformer_cpu _C_cpu
+  csrc/library.cpp csrc/purity_fmi/cpu.cpp csrc/purity_fmi/cpu_means.cpp csrc/encoder_block/cpu.cpp
+  $<TARGET_OBJECTS:intraformer_rows>)
 target_link_libraries(intraformer_cpu PRIVATE intraformer_rows)
 
 if(INTRAFORMER_CUDA_COMPILER)

@@ -17,6 +17,11 @@ STABLE_TORCH_LIBRARY(intraformer_fast, library) {
   library.def(
       "purity_fmi_means_backward(Tensor grad, Tensor purity, Tensor? counted, Tensor means, bool detach_point)"
       " -> (Tensor grad_loss, Tensor grad_purity)");
+  library.def("encoder_block_pack(Tensor[] parameters, int num_heads, bool bfloat16) -> Tensor");
+  library.def("encoder_block_fingerprint(Tensor[] parameters) -> int");
+  library.def(
+      "encoder_block(Tensor tokens, Tensor? valid, Tensor[] packed, int num_heads, int hidden_width, bool bfloat16,"
+      " bool anchor_asks, float epsilon) -> Tensor");
   library.def("cpu_instruction_set() -> str");
 }
 

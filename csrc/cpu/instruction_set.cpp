@@ -7,17 +7,18 @@
 namespace intraformer {
 namespace {
 
-constexpr InstructionSet BEST_FIRST[] = {InstructionSet::avx512, InstructionSet::avx2, InstructionSet::generic};
+constexpr InstructionSet BEST_FIRST[] = {
+    InstructionSet::avx512_bf16, InstructionSet::avx512, InstructionSet::avx2, InstructionSet::generic};
 
 bool usable(InstructionSet set) {
 #ifdef INTRAFORMER_X86
   // The features that the build turns on for a set (CMakeLists.txt), each of them: they do not imply one another.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (set == InstructionSet::avx2) return avx2;
-  if (set == InstructionSet::avx512) {
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  }
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (set == InstructionSet::avx512) return avx512;
+  if (set == InstructionSet::avx512_bf16) return avx512 && __builtin_cpu_supports("avx512bf16");
 #endif
   return set == InstructionSet::generic;
 }
@@ -43,6 +44,7 @@ InstructionSet instruction_set() {
 
 const char* name(InstructionSet set) {
   switch (set) {
+    case InstructionSet::avx512_bf16: return "avx512_bf16";
     case InstructionSet::avx512: return "avx512";
     case InstructionSet::avx2: return "avx2";
     case InstructionSet::generic: return "generic";

@@ -25,6 +25,7 @@ constexpr int64_t GRAIN = 16384;
 const RowLoops& row_loops() {
 #ifdef INTRAFORMER_X86
   switch (instruction_set()) {
+    case InstructionSet::avx512_bf16:
     case InstructionSet::avx512: return avx512_rows;
     case InstructionSet::avx2: return avx2_rows;
     case InstructionSet::generic: break;

@@ -1,14 +1,19 @@
 """The drop-in Intraformer: the reference's parameters, the library's ops."""
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from intraformer_fast import reference
-from intraformer_fast.ops import routing
+from intraformer_fast.ops import encoder_block, routing
 from intraformer_fast.presets import preset
 from intraformer_fast.reference.intraformer import Block, Bounds, merge_heads, split_heads
+
+# The packed weights of a block beside what they were packed from. Not attributes of the module: they are neither its state, nor
+# to be copied or pickled with it.
+_PACKED: WeakKeyDictionary[Block, tuple[object, list[Tensor]]] = WeakKeyDictionary()
 
 
 class Intraformer(reference.Intraformer):
@@ -17,8 +22,13 @@ class Intraformer(reference.Intraformer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # A backend that cannot serve is refused here, not at the first call.
-        for op in ("block_attention", "correlation_attention"):
-            routing.select(op, backend=self.backend)
+        if self.backend == "cpu":
+            tokens = torch.empty(0, 0, self.embed_dim, device="cpu", dtype=torch.float32)
+            sizes = _packed_sizes(self.blocks[0], self.num_heads)  # type: ignore[arg-type]
+            routing.select("encoder_block", tokens, None, [], sizes, 0.0, backend="cpu")
+        else:
+            for op in ("block_attention", "correlation_attention"):
+                routing.select(op, backend=self.backend)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "Intraformer":
@@ -29,7 +39,25 @@ class Intraformer(reference.Intraformer):
         """
         return cls(**{**preset(name).model, **overrides})
 
+    def train(self, mode: bool = True) -> "Intraformer":
+        """As `torch.nn.Module.train`; going into training also frees the packed weights of inference."""
+        if mode:
+            for block in self.blocks:
+                _PACKED.pop(block, None)  # type: ignore[call-overload]
+        return super().train(mode)
+
     def _block(self, block: Block, tokens: Tensor, valid: Tensor | None, bounds: Bounds) -> Tensor:
+        if self.backend in ("auto", "cpu"):
+            streams = [_stream_parameters(block, m) for m in range(len(block.layers))]
+            parameters = [p for stream in streams for p in stream]
+            sizes = _packed_sizes(block, self.num_heads)
+            dropout = block.dropout.p if block.dropout.training else 0.0
+            module = routing.select("encoder_block", tokens, valid, parameters, sizes, dropout, backend=self.backend)
+            if module is encoder_block:
+                return self._fused_block(block, tokens, valid, streams, sizes)
+        return self._unfused_block(block, tokens, valid, bounds)
+
+    def _unfused_block(self, block: Block, tokens: Tensor, valid: Tensor | None, bounds: Bounds) -> Tensor:
         block_attention = routing.select("block_attention", backend=self.backend).block_attention
         correlation_attention = routing.select("correlation_attention", backend=self.backend).correlation_attention
         streams = [tokens[:, start:stop] for start, stop in bounds]
@@ -46,3 +74,57 @@ class Intraformer(reference.Intraformer):
                 h = h + self._cross(block, m, h, streams[0], masks[m], masks[0], correlation_attention)
             outputs.append(layer.add_ffn(h))
         return torch.cat(outputs, dim=1)
+
+    def _fused_block(
+        self,
+        block: Block,
+        tokens: Tensor,
+        valid: Tensor | None,
+        streams: list[list[Tensor]],
+        sizes: encoder_block.Sizes,
+    ) -> Tensor:
+        packed = _packed(block, streams, sizes)
+        return encoder_block.encoder_block(
+            tokens,
+            valid,
+            [packed[min(m, len(packed) - 1)] for m in range(self.num_subclusters)],
+            sizes,
+            anchor_asks=self.cross_query == "anchor",
+            epsilon=block.layer(0).norm_attention.eps,
+        )
+
+
+def _packed_sizes(block: Block, num_heads: int) -> encoder_block.Sizes:
+    return encoder_block.Sizes(num_heads, block.layer(0).ffn_up.out_features, encoder_block.computes_in_bfloat16())
+
+
+def _stream_parameters(block: Block, stream: int) -> list[Tensor]:
+    """In the order of csrc/encoder_block/op.h."""
+    layer = block.layer(stream)
+    modules: list[nn.LayerNorm | nn.Linear] = [
+        layer.norm_attention,
+        layer.query_key_value,
+        layer.attention_output,
+        layer.norm_ffn,
+        layer.ffn_up,
+        layer.ffn_down,
+    ]
+    parameters: list[Tensor] = [p for module in modules for p in (module.weight, module.bias)]
+    if stream > 0:
+        cross = block.cross
+        assert cross is not None
+        parameters.append(cross.weight[stream - 1])
+        for norm in (cross.norm_members[stream - 1], cross.norm_anchor):
+            parameters += [norm.weight, norm.bias]  # type: ignore[list-item]
+    return parameters
+
+
+def _packed(block: Block, streams: list[list[Tensor]], sizes: encoder_block.Sizes) -> list[Tensor]:
+    """The packed weights of each stream's own layer, from the last call where no parameter has changed since."""
+    parameters = [p for stream in streams for p in stream]
+    # Versions count what is written in place, but not through .data.
+    made_from = (sizes, [(p.data_ptr(), p._version) for p in parameters], encoder_block.fingerprint(parameters))
+    known = _PACKED.get(block)
+    if known is None or known[0] != made_from:
+        known = _PACKED[block] = (made_from, [encoder_block.pack(stream, sizes) for stream in streams])
+    return known[1]

@@ -1,16 +1,18 @@
 """Which backend serves a call, and why (reasons in words)."""
 
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
 from intraformer_fast import reference
-from intraformer_fast.ops import purity_fmi, purity_fmi_means
+from intraformer_fast.ops import encoder_block, purity_fmi, purity_fmi_means
 
 # The backends that hold an implementation of an op, fastest first. "auto" takes the first that can serve a call.
-# A module other than the reference says itself what it cannot serve: `not_supported_reasons(backend, *tensors)`.
+# A module other than the reference says itself what it cannot serve: `not_supported_reasons(backend, *arguments)`.
 IMPLEMENTATIONS: dict[str, dict[str, ModuleType]] = {
     "block_attention": {"reference": reference},
+    "encoder_block": {"cpu": encoder_block, "reference": reference},
     "correlation_attention": {"reference": reference},
     "gather_block_attention": {"reference": reference},
     "purity_fmi": {"cuda": purity_fmi, "cpu": purity_fmi, "reference": reference},
@@ -21,27 +23,27 @@ IMPLEMENTATIONS: dict[str, dict[str, ModuleType]] = {
 DEVICES = {"cpu": "cpu", "cuda": "cuda"}
 
 
-def not_supported_reasons(op: str, backend: str, *tensors: Tensor | None) -> list[str]:
-    """Why `backend` cannot serve `op` on these tensors (its tensor arguments, in order); empty where it can."""
+def not_supported_reasons(op: str, backend: str, *arguments: Any) -> list[str]:
+    """Why `backend` cannot serve `op` on these arguments (for most ops its tensors, in order); empty where it can."""
     module = IMPLEMENTATIONS[op].get(backend)
     if module is None:
         have = ", ".join(repr(name) for name in IMPLEMENTATIONS[op])
         return [f"this version of intraformer-fast has no {backend!r} implementation of {op} (it has {have})"]
-    return [] if module is reference else module.not_supported_reasons(backend, *tensors)
+    return [] if module is reference else module.not_supported_reasons(backend, *arguments)
 
 
-def select(op: str, *tensors: Tensor | None, backend: str = "auto") -> ModuleType:
-    """The module that implements `op` on `backend` for these tensors.
+def select(op: str, *arguments: Any, backend: str = "auto") -> ModuleType:
+    """The module that implements `op` on `backend` for these arguments.
 
     Raises:
         NotImplementedError: a named backend cannot serve the call; the message says why.
     """
     if backend == "auto":
-        device = tensors[0].device.type if tensors and tensors[0] is not None else None
+        device = next((a.device.type for a in arguments if isinstance(a, Tensor)), None)
         for name, module in IMPLEMENTATIONS[op].items():
-            if DEVICES.get(name, device) == device and not not_supported_reasons(op, name, *tensors):
+            if DEVICES.get(name, device) == device and not not_supported_reasons(op, name, *arguments):
                 return module
-    reasons = not_supported_reasons(op, backend, *tensors)
+    reasons = not_supported_reasons(op, backend, *arguments)
     if reasons:
         raise NotImplementedError(f"backend {backend!r} cannot serve {op}: {'; '.join(reasons)}; use backend='auto'")
     return IMPLEMENTATIONS[op][backend]

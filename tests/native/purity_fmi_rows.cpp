@@ -116,7 +116,7 @@ struct Case {
 
 const RowLoops& loops() {
 #ifdef INTRAFORMER_X86
-  if (instruction_set() == InstructionSet::avx512) return avx512_rows;
+  if (instruction_set() >= InstructionSet::avx512) return avx512_rows;
   if (instruction_set() == InstructionSet::avx2) return avx2_rows;
 #endif
   return generic_rows;

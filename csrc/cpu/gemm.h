@@ -1,0 +1,191 @@
+// Matrix products from packed panels, float32 or bfloat16 operands, float32 sums: C[rows, columns] = A[rows, K] B[K, columns].
+//
+// Operands are arrays of 32-bit words: a float, or two bfloat16 that follow each other along K. B lies in panels of PANEL
+// columns, [K words][PANEL]; A lies in rows. A tile of C is TILE_ROWS x PANEL sums in registers, filled in one walk through K,
+// and handed to the caller's epilogue out of the first-level cache. The sum of an element runs along K in order, whatever tile it
+// falls into, so that tiles and threads change no bit of the result.
+//
+// Included by the files that are compiled once per instruction set; the rules of vector.h hold here too.
+#pragma once
+
+#include "cpu/vector.h"
+
+namespace {
+
+enum class Precision { float32, bfloat16 };
+
+// Numbers of K in a word.
+template <Precision P>
+constexpr int64_t PACK = P == Precision::bfloat16 ? 2 : 1;
+
+// Registers: two vectors of sums a row, two of B and one of A. x86 has 16 vector registers, and 32 with AVX-512, as ARM has.
+constexpr int64_t PANEL = 2 * LANES;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int TILE_ROWS = 14;
+#else
+constexpr int TILE_ROWS = 6;
+#endif
+
+INTRAFORMER_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+INTRAFORMER_INLINE int64_t panels_of(int64_t columns) { return (columns + PANEL - 1) / PANEL; }
+
+template <Precision P>
+INTRAFORMER_INLINE int64_t words_of(int64_t numbers) {
+  return (numbers + PACK<P> - 1) / PACK<P>;
+}
+
+// Words from one row of A to the next: whole cache lines, and one more, lest the rows of a tile share a cache set.
+template <Precision P>
+INTRAFORMER_INLINE int64_t row_words(int64_t numbers) {
+  return round_up(words_of<P>(numbers), 16) + 16;
+}
+
+INTRAFORMER_INLINE uint16_t bfloat16_of(float x) {
+  const uint32_t u = bits<uint32_t>(x);
+  return x != x ? 0x7fc0 : static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+// Stores number k of column n in panels of `steps` words along K, numbers being stored one at a time in any order.
+template <Precision P>
+INTRAFORMER_INLINE void put(uint32_t* panels, int64_t steps, int64_t k, int64_t n, float x) {
+  uint32_t* const word = panels + ((n / PANEL) * steps + k / PACK<P>)*PANEL + n % PANEL;
+  if constexpr (P == Precision::bfloat16) {
+    const uint16_t half = bfloat16_of(x);
+    __builtin_memcpy(reinterpret_cast<char*>(word) + 2 * (k % 2), &half, sizeof half);  // little-endian: the first k is low
+  } else {
+    __builtin_memcpy(word, &x, sizeof x);
+  }
+}
+
+INTRAFORMER_INLINE Halves narrowed(Floats x) {
+#if defined(__AVX512BF16__)
+  return bits<Halves>(_mm512_cvtneps_pbh(bits<__m512>(x)));
+#else
+  return to_bfloat16(x);
+#endif
+}
+
+// Stores LANES numbers from number k (a multiple of LANES) of a row of A on.
+template <Precision P>
+INTRAFORMER_INLINE void put_row(uint32_t* row, int64_t k, Floats x) {
+  if constexpr (P == Precision::bfloat16) {
+    store(row + k / 2, narrowed(x));
+  } else {
+    store(row + k, x);
+  }
+}
+
+// Stores LANES numbers of row k, from column n (a multiple of LANES) on, in panels of `steps` words along K. Rows come in
+// order: an even one clears the place of the odd one after it.
+template <Precision P>
+INTRAFORMER_INLINE void put_panel_row(uint32_t* panels, int64_t steps, int64_t k, int64_t n, Floats x) {
+  uint32_t* const words = panels + ((n / PANEL) * steps + k / PACK<P>)*PANEL + n % PANEL;
+  if constexpr (P == Precision::bfloat16) {
+    const Words half = widen(narrowed(x));
+    store(words, k % 2 == 0 ? half : load<Words>(words) | half << 16);
+  } else {
+    store(words, x);
+  }
+}
+
+// sums + the products of a word of A with each word of B.
+template <Precision P>
+INTRAFORMER_INLINE Floats add_products(Floats sums, Words a, Words b) {
+  if constexpr (P == Precision::float32) return sums + bits<Floats>(a) * bits<Floats>(b);
+#if defined(__AVX512BF16__)
+  return bits<Floats>(_mm512_dpbf16_ps(bits<__m512>(sums), bits<__m512bh>(a), bits<__m512bh>(b)));
+#else
+  sums = sums + bits<Floats>(a << 16) * bits<Floats>(b << 16);
+  return sums + bits<Floats>(a & 0xffff0000u) * bits<Floats>(b & 0xffff0000u);
+#endif
+}
+
+// Words of the next panel that a tile prefetches at each step: five tiles fetch a panel, which comes from the third-level cache.
+constexpr int64_t AHEAD = PANEL / 4;
+
+// Words of K that are summed up before they join the sum of all: the rounding error of a float32 sum grows with its length, and
+// that of bfloat16 operands hides it.
+template <Precision P>
+constexpr int64_t RUN = P == Precision::bfloat16 ? 1024 : 128;
+
+// ROWS x PANEL products over `steps` words of K.
+template <Precision P, int ROWS>
+__attribute__((noinline)) void multiply_tile(
+    const uint32_t* a, int64_t a_row, const uint32_t* panel, int64_t steps, const uint32_t* ahead, float* out, int64_t out_row) {
+  // Rows are reached from a base for every five, lest the compiler keeps an address of each and has no registers left for them.
+  const char* bases[(ROWS + 4) / 5];
+  const int64_t stride = a_row * static_cast<int64_t>(sizeof(uint32_t));
+  for (int b = 0; b < (ROWS + 4) / 5; ++b) {
+    bases[b] = reinterpret_cast<const char*>(a) + 5 * b * stride;
+    asm("" : "+r"(bases[b]));
+  }
+  for (int64_t run = 0; run < steps; run += RUN<P>) {
+    const int64_t end = steps - run < RUN<P> ? steps : run + RUN<P>;
+    Floats sums[ROWS][2] = {};
+#pragma GCC unroll 4
+    for (int64_t k = run; k < end; ++k) {
+      __builtin_prefetch(ahead + k * AHEAD, 0, 3);
+      const Words left = load<Words>(panel + k * PANEL), right = load<Words>(panel + k * PANEL + LANES);
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r) {
+        const Words word = Words{} + load<uint32_t>(bases[r / 5] + r % 5 * stride + k * 4);
+        sums[r][0] = add_products<P>(sums[r][0], word, left);
+        sums[r][1] = add_products<P>(sums[r][1], word, right);
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      float* const to = out + r * out_row;
+      store(to, run == 0 ? sums[r][0] : load<Floats>(to) + sums[r][0]);
+      store(to + LANES, run == 0 ? sums[r][1] : load<Floats>(to + LANES) + sums[r][1]);
+    }
+  }
+}
+
+template <Precision P, int ROWS = TILE_ROWS>
+INTRAFORMER_INLINE void multiply_rows(
+    int64_t rows,
+    const uint32_t* a,
+    int64_t a_row,
+    const uint32_t* panel,
+    int64_t steps,
+    const uint32_t* ahead,
+    float* out,
+    int64_t out_row) {
+  if constexpr (ROWS > 0) {
+    if (rows == ROWS) return multiply_tile<P, ROWS>(a, a_row, panel, steps, ahead, out, out_row);
+    multiply_rows<P, ROWS - 1>(rows, a, a_row, panel, steps, ahead, out, out_row);
+  }
+}
+
+// Calls body(first, count) for tiles of nearly equal height.
+template <typename Body>
+INTRAFORMER_INLINE void for_each_tile(int64_t rows, Body body) {
+  const int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+  for (int64_t t = 0; t < tiles; ++t) body(rows * t / tiles, rows * (t + 1) / tiles - rows * t / tiles);
+}
+
+// C = A B, a tile at a time to epilogue(row, rows, column, sums), where sums is [rows][PANEL] and column a multiple of PANEL.
+// `panel_words` lie between one panel of B and the next (steps * PANEL where the whole K is used).
+template <Precision P, typename Epilogue>
+INTRAFORMER_INLINE void multiply(
+    const uint32_t* a,
+    int64_t a_row,
+    int64_t rows,
+    const uint32_t* b,
+    int64_t panel_words,
+    int64_t steps,
+    int64_t columns,
+    Epilogue epilogue) {
+  alignas(64) float sums[TILE_ROWS * PANEL];
+  for (int64_t p = 0; p < panels_of(columns); ++p) {
+    const uint32_t* ahead = b + (p + 1) * panel_words;
+    for_each_tile(rows, [&](int64_t row, int64_t count) {
+      multiply_rows<P>(count, a + row * a_row, a_row, b + p * panel_words, steps, ahead, sums, PANEL);
+      ahead += steps * AHEAD;
+      epilogue(row, count, p * PANEL, sums);
+    });
+  }
+}
+
+}  // namespace

@@ -1,0 +1,175 @@
+// The CPU operators of encoder_block: torch tensors in and out, (stream, clusters) tasks shared out over PyTorch's threads.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/instruction_set.h"
+#include "encoder_block/cpu_block.h"
+#include "encoder_block/op.h"
+
+namespace intraformer::encoder_block {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Rows that a task brings together where sub-clusters are shorter: fewer leave registers and the packed weights half used.
+constexpr int64_t ROWS_A_TASK = 64;
+
+const BlockLoops& block_loops() {
+#ifdef INTRAFORMER_X86
+  switch (instruction_set()) {
+    case InstructionSet::avx512_bf16: return avx512_bf16_block;
+    case InstructionSet::avx512: return avx512_block;
+    case InstructionSet::avx2: return avx2_block;
+    case InstructionSet::generic: break;
+  }
+#endif
+  return generic_block;
+}
+
+// std::invalid_argument reaches Python as ValueError.
+void check(bool good, const std::string& message) {
+  if (!good) throw std::invalid_argument("encoder_block: " + message);
+}
+
+Sizes checked_sizes(int64_t width, int64_t heads, int64_t hidden, bool cross, bool bfloat16) {
+  check(heads > 0 && width > 0 && width % heads == 0 && width / heads % 16 == 0, "the width of a head is not a multiple of 16");
+  check(hidden > 0 && hidden % 16 == 0, "the width of the feed-forward network is not a multiple of 16");
+  return {width, heads, hidden, cross, bfloat16};
+}
+
+Tensor pack(const std::vector<Tensor>& parameters, int64_t num_heads, bool bfloat16) {
+  const bool cross = parameters.size() == CROSS_PARAMETERS;
+  check(cross || parameters.size() == PARAMETERS, "not the 12 parameters of a Transformer or the 17 of a Cross-transformer");
+  check(parameters[0].dim() == 1 && parameters[9].dim() == 1, "the first or the tenth parameter is not a vector");
+  const int64_t d = parameters[0].size(0), f = parameters[9].size(0);
+  const Sizes sizes = checked_sizes(d, num_heads, f, cross, bfloat16);
+  const std::vector<int64_t> shapes[CROSS_PARAMETERS] = {{d}, {d},    {3 * d, d}, {3 * d}, {d, d}, {d}, {d}, {d}, {f, d},
+                                                         {f}, {d, f}, {d},        {d, d},  {d},    {d}, {d}, {d}};
+  Parameters values{};
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Tensor& p = parameters[i];
+    bool right = p.is_cpu() && p.is_contiguous() && p.scalar_type() == ScalarType::Float &&
+                 p.dim() == static_cast<int64_t>(shapes[i].size());
+    for (size_t j = 0; right && j < shapes[i].size(); ++j) right = p.size(j) == shapes[i][j];
+    check(right, "parameter " + std::to_string(i) + " is not a contiguous float32 tensor of the expected shape on the CPU");
+    values.values[i] = static_cast<const float*>(p.const_data_ptr());
+  }
+  const BlockLoops& loops = block_loops();
+  const Tensor packed = new_empty(parameters[0], {loops.packed_bytes(sizes)}, ScalarType::Byte);
+  loops.pack(sizes, values, packed.mutable_data_ptr());
+  return packed;
+}
+
+int64_t fingerprint(const std::vector<Tensor>& parameters) {
+  constexpr int64_t SAMPLES = 64;
+  uint64_t hash = 14695981039346656037u;  // FNV-1a, a word at a time
+  for (const Tensor& p : parameters) {
+    check(p.is_cpu() && p.scalar_type() == ScalarType::Float, "a parameter is not float32 on the CPU");
+    const float* const data = static_cast<const float*>(p.const_data_ptr());
+    const int64_t count = p.numel(), samples = std::min(count, SAMPLES);
+    for (int64_t i = 0; i < samples; ++i) {
+      int64_t rest = i * (count - 1) / std::max<int64_t>(1, samples - 1), offset = 0;
+      for (int64_t axis = p.dim() - 1; axis >= 0; --axis) {
+        offset += rest % p.size(axis) * p.stride(axis);
+        rest /= p.size(axis);
+      }
+      uint32_t word;
+      std::memcpy(&word, data + offset, sizeof word);
+      hash = (hash ^ word) * 1099511628211u;
+    }
+  }
+  return static_cast<int64_t>(hash);
+}
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+// A thread's own scratch memory, kept from call to call.
+void* scratch(int64_t bytes) {
+  thread_local std::unique_ptr<void, Free> memory;
+  thread_local int64_t size = 0;
+  if (size < bytes) {
+    memory.reset();
+    size = 0;
+    memory.reset(std::aligned_alloc(64, bytes));  // bytes is a multiple of 64
+    if (memory == nullptr) throw std::bad_alloc();
+    std::memset(memory.get(), 0, bytes);
+    size = bytes;
+  }
+  return memory.get();
+}
+
+Tensor forward(
+    const Tensor& tokens,
+    const std::optional<Tensor>& valid,
+    const std::vector<Tensor>& packed,
+    int64_t num_heads,
+    int64_t hidden_width,
+    bool bfloat16,
+    bool anchor_asks,
+    double epsilon) {
+  check(tokens.dim() == 3 && tokens.scalar_type() == ScalarType::Float, "tokens is not float32 [B, n, d]");
+  const int64_t B = tokens.size(0), n = tokens.size(1), d = tokens.size(2), k = static_cast<int64_t>(packed.size());
+  check(tokens.stride(2) == 1, "the channels of a token are not contiguous");
+  check(k > 0, "no packed weights were given");
+  const BlockLoops& loops = block_loops();
+  const Sizes sizes = checked_sizes(d, num_heads, hidden_width, k > 1, bfloat16);
+  Job job{};
+  job.sizes = sizes;
+  job.clusters = B, job.tokens = n, job.streams = k;
+  job.input = static_cast<const float*>(tokens.const_data_ptr());
+  job.cluster_stride = tokens.stride(0), job.token_stride = tokens.stride(1);
+  if (valid.has_value()) {
+    check(
+        valid->is_cpu() && valid->scalar_type() == ScalarType::Bool && valid->dim() == 2 && valid->size(0) == B &&
+            valid->size(1) == n,
+        "valid is not bool [B, n] on the CPU");
+    job.valid = static_cast<const uint8_t*>(valid->const_data_ptr());
+    job.valid_cluster_stride = valid->stride(0), job.valid_token_stride = valid->stride(1);
+  }
+  std::vector<const void*> weights;
+  for (int64_t m = 0; m < k; ++m) {
+    const Tensor& p = packed[m];
+    const int64_t bytes = loops.packed_bytes({d, num_heads, hidden_width, m > 0, bfloat16});
+    check(
+        p.is_cpu() && p.scalar_type() == ScalarType::Byte && p.dim() == 1 && p.is_contiguous() && p.size(0) == bytes,
+        "packed weights " + std::to_string(m) + " were not packed for a stream of these sizes");
+    weights.push_back(p.const_data_ptr());
+  }
+  job.packed = weights.data();
+  job.anchor_asks = anchor_asks;
+  job.epsilon = static_cast<float>(epsilon);
+  const Tensor output = new_empty(tokens, {B, n, d});
+  job.output = static_cast<float*>(output.mutable_data_ptr());
+  if (B == 0 || n == 0) return output;
+  const int64_t a_sub_cluster = (n + k - 1) / k, threads = torch::stable::get_num_threads();
+  job.clusters_a_task = std::clamp<int64_t>(B * k / threads, 1, std::min(B, std::max<int64_t>(1, ROWS_A_TASK / a_sub_cluster)));
+  const int64_t bytes = loops.scratch_bytes(job);
+  torch::stable::parallel_for(0, k * groups(job), 1, [&](int64_t begin, int64_t end) {
+    void* const memory = scratch(bytes);
+    for (int64_t task = begin; task < end; ++task) loops.run(job, task, memory);
+  });
+  return output;
+}
+
+}  // namespace
+}  // namespace intraformer::encoder_block
+
+STABLE_TORCH_LIBRARY_IMPL(intraformer_fast, CPU, library) {
+  library.impl("encoder_block_pack", TORCH_BOX(&intraformer::encoder_block::pack));
+  library.impl("encoder_block_fingerprint", TORCH_BOX(&intraformer::encoder_block::fingerprint));
+  library.impl("encoder_block", TORCH_BOX(&intraformer::encoder_block::forward));
+}

@@ -1,0 +1,504 @@
+// A sub-cluster goes through the whole block on one thread, and its rows stay in that core's second-level cache: at the paper's
+// size 128 KB in each of a handful of buffers, while a panel of weights after the other comes by. The hidden layer of the
+// feed-forward network exists in chunks only, each used up at once.
+#include "encoder_block/cpu_block.h"
+
+#include "cpu/gemm.h"
+#include "cpu/rows.h"
+
+namespace intraformer::encoder_block {
+namespace {
+
+// Rows that go through a product together, and the width of a chunk of the hidden layer, 2 KB a row: with 512 channels the three
+// buffers of a chunk are about 400 KB.
+constexpr int64_t BLOCK_ROWS = 6 * 14;
+template <Precision P>
+constexpr int64_t CHUNK = 512 * PACK<P>;
+
+INTRAFORMER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INTRAFORMER_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Hands out consecutive pieces of a buffer, each at a multiple of 64 bytes; with a null buffer it only counts.
+struct Pieces {
+  char* base;
+  int64_t used;
+
+  template <typename T>
+  INTRAFORMER_INLINE T* next(Pieces& pieces, int64_t count) {
+    T* const piece = pieces.base == nullptr ? nullptr : reinterpret_cast<T*>(pieces.base + pieces.used);
+    pieces.used += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
+    return piece;
+  }
+};
+
+// ---- Packed weights ----
+
+struct Norm {
+  float* weight;
+  float* bias;
+};
+
+// A matrix in panels over its whole K.
+struct Panels {
+  uint32_t* words;
+  int64_t steps;
+  int64_t columns;
+};
+
+struct Linear {
+  Panels weight;
+  float* bias;
+};
+
+struct Weights {
+  Norm norm_attention;
+  Linear query, key, value, attention_output;
+  Norm norm_ffn;
+  Linear ffn_up, ffn_down;
+  Panels correlation;
+  Norm norm_member, norm_anchor;
+};
+
+template <Precision P>
+INTRAFORMER_INLINE Panels take_panels(Pieces& pieces, int64_t k, int64_t columns) {
+  const int64_t steps = words_of<P>(k);
+  return {Pieces::next<uint32_t>(pieces, panels_of(columns) * steps * PANEL), steps, columns};
+}
+
+template <Precision P>
+INTRAFORMER_INLINE Linear take_linear(Pieces& pieces, int64_t k, int64_t columns) {
+  const Panels weight = take_panels<P>(pieces, k, columns);
+  return {weight, Pieces::next<float>(pieces, columns)};
+}
+
+INTRAFORMER_INLINE Norm take_norm(Pieces& pieces, int64_t width) {
+  float* const weight = Pieces::next<float>(pieces, width);
+  return {weight, Pieces::next<float>(pieces, width)};
+}
+
+template <Precision P>
+Weights take_weights(Pieces& pieces, const Sizes& sizes, bool cross) {
+  const int64_t d = sizes.width, hidden = sizes.hidden;
+  Weights w{};
+  w.norm_attention = take_norm(pieces, d);
+  w.query = take_linear<P>(pieces, d, d);
+  w.key = take_linear<P>(pieces, d, d);
+  w.value = take_linear<P>(pieces, d, d);
+  w.attention_output = take_linear<P>(pieces, d, d);
+  w.norm_ffn = take_norm(pieces, d);
+  w.ffn_up = take_linear<P>(pieces, d, hidden);
+  w.ffn_down = take_linear<P>(pieces, hidden, d);
+  if (cross) {
+    w.correlation = take_panels<P>(pieces, d, d);
+    w.norm_member = take_norm(pieces, d);
+    w.norm_anchor = take_norm(pieces, d);
+  }
+  return w;
+}
+
+template <Precision P>
+int64_t packed_bytes(const Sizes& sizes) {
+  Pieces pieces{nullptr, 0};
+  take_weights<P>(pieces, sizes, sizes.cross);
+  return pieces.used;
+}
+
+// Number [k, n] of the matrix is at from[k * k_stride + n * column_stride].
+template <Precision P>
+void pack_panels(const float* from, int64_t k_stride, int64_t column_stride, int64_t k_count, const Panels& to) {
+  __builtin_memset(to.words, 0, panels_of(to.columns) * to.steps * PANEL * sizeof(uint32_t));
+  for (int64_t n = 0; n < to.columns; ++n) {
+    for (int64_t k = 0; k < k_count; ++k) put<P>(to.words, to.steps, k, n, from[k * k_stride + n * column_stride]);
+  }
+}
+
+template <Precision P>
+void pack_linear(const float* weight, const float* bias, int64_t k_count, const Linear& to) {
+  pack_panels<P>(weight, 1, k_count, k_count, to.weight);
+  __builtin_memcpy(to.bias, bias, to.weight.columns * sizeof(float));
+}
+
+void pack_norm(const float* weight, const float* bias, int64_t width, const Norm& to) {
+  __builtin_memcpy(to.weight, weight, width * sizeof(float));
+  __builtin_memcpy(to.bias, bias, width * sizeof(float));
+}
+
+template <Precision P>
+void pack(const Sizes& sizes, const Parameters& parameters, void* packed) {
+  const int64_t d = sizes.width;
+  const float* const* p = parameters.values;
+  Pieces pieces{static_cast<char*>(packed), 0};
+  const Weights w = take_weights<P>(pieces, sizes, sizes.cross);
+  pack_norm(p[0], p[1], d, w.norm_attention);
+  pack_linear<P>(p[2], p[3], d, w.query);
+  pack_linear<P>(p[2] + d * d, p[3] + d, d, w.key);
+  pack_linear<P>(p[2] + 2 * d * d, p[3] + 2 * d, d, w.value);
+  pack_linear<P>(p[4], p[5], d, w.attention_output);
+  pack_norm(p[6], p[7], d, w.norm_ffn);
+  pack_linear<P>(p[8], p[9], d, w.ffn_up);
+  pack_linear<P>(p[10], p[11], sizes.hidden, w.ffn_down);
+  if (!sizes.cross) return;
+  pack_panels<P>(p[12], d, 1, d, w.correlation);
+  pack_norm(p[13], p[14], d, w.norm_member);
+  pack_norm(p[15], p[16], d, w.norm_anchor);
+}
+
+// ---- One task: a stream of some clusters ----
+
+struct Scratch {
+  uint32_t* normed;         // [BLOCK_ROWS] rows of A, after a LayerNorm
+  uint32_t* hidden;         // [BLOCK_ROWS] rows of A, a chunk of the hidden layer
+  uint32_t* queries;        // [rows of the task] rows of A; later what the heads attended to
+  uint32_t* keys;           // panels, a head after the other, of every cluster of the task
+  uint32_t* values;         // the same
+  float* scores;            // [TILE_ROWS, context]
+  uint32_t* probabilities;  // [TILE_ROWS] rows of A
+  uint32_t* keep;           // [context], all ones where a token may be looked at
+};
+
+// Words of the panels of one head whose keys (values) have `width` channels.
+template <Precision P>
+INTRAFORMER_INLINE int64_t key_words(int64_t context, int64_t width) {
+  return panels_of(context) * words_of<P>(width) * PANEL;
+}
+template <Precision P>
+INTRAFORMER_INLINE int64_t value_words(int64_t context, int64_t width) {
+  return panels_of(width) * words_of<P>(context) * PANEL;
+}
+
+template <Precision P>
+INTRAFORMER_INLINE Scratch take_scratch(Pieces& pieces, const Job& job) {
+  const int64_t d = job.sizes.width, heads = job.sizes.heads, longest = (job.tokens + job.streams - 1) / job.streams;
+  const int64_t clusters = job.clusters_a_task;
+  Scratch s{};
+  s.normed = Pieces::next<uint32_t>(pieces, BLOCK_ROWS * row_words<P>(d));
+  s.hidden = Pieces::next<uint32_t>(pieces, BLOCK_ROWS * row_words<P>(CHUNK<P>));
+  s.queries = Pieces::next<uint32_t>(pieces, clusters * longest * row_words<P>(d));
+  s.keys = Pieces::next<uint32_t>(pieces, most(clusters * heads * key_words<P>(longest, d / heads), key_words<P>(longest, d)));
+  s.values =
+      Pieces::next<uint32_t>(pieces, most(clusters * heads * value_words<P>(longest, d / heads), value_words<P>(longest, d)));
+  s.scores = Pieces::next<float>(pieces, TILE_ROWS * round_up(longest, PANEL));
+  s.probabilities = Pieces::next<uint32_t>(pieces, TILE_ROWS * row_words<P>(round_up(longest, PANEL)));
+  s.keep = Pieces::next<uint32_t>(pieces, round_up(longest, PANEL));
+  return s;
+}
+
+template <Precision P>
+int64_t scratch_bytes(const Job& job) {
+  Pieces pieces{nullptr, 0};
+  take_scratch<P>(pieces, job);
+  return pieces.used;
+}
+
+// A run of the tokens of each cluster of a task; row r is token r % length of cluster r / length.
+struct Rows {
+  const Job& job;
+  int64_t first_cluster, clusters;
+  int64_t first_token, length;
+
+  static int64_t count(const Rows& rows) { return rows.clusters * rows.length; }
+  INTRAFORMER_INLINE int64_t cluster(const Rows& rows, int64_t r) { return rows.first_cluster + r / rows.length; }
+  INTRAFORMER_INLINE int64_t token(const Rows& rows, int64_t r) { return rows.first_token + r % rows.length; }
+  INTRAFORMER_INLINE const float* input(const Rows& rows, int64_t r) {
+    return rows.job.input + cluster(rows, r) * rows.job.cluster_stride + token(rows, r) * rows.job.token_stride;
+  }
+  INTRAFORMER_INLINE float* output(const Rows& rows, int64_t r) {
+    return rows.job.output + (cluster(rows, r) * rows.job.tokens + token(rows, r)) * rows.job.sizes.width;
+  }
+  INTRAFORMER_INLINE bool valid(const Rows& rows, int64_t r) {
+    const Job& job = rows.job;
+    return job.valid == nullptr ||
+           job.valid[cluster(rows, r) * job.valid_cluster_stride + token(rows, r) * job.valid_token_stride] != 0;
+  }
+};
+
+INTRAFORMER_INLINE Rows rows_of(const Job& job, int64_t stream, int64_t group) {
+  const int64_t length = job.tokens / job.streams, longer = job.tokens % job.streams;  // numpy.array_split's rule
+  const int64_t first = group * job.clusters_a_task;
+  return {
+      job, first, least(job.clusters_a_task, job.clusters - first), stream * length + least(stream, longer),
+      length + (stream < longer)};
+}
+
+// Calls body(first, count) for blocks of nearly equal height.
+template <typename Body>
+INTRAFORMER_INLINE void for_each_block(int64_t rows, Body body) {
+  const int64_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+  for (int64_t b = 0; b < blocks; ++b) body(rows * b / blocks, rows * (b + 1) / blocks - rows * b / blocks);
+}
+
+// Calls body(row, column, sums) for the vectors of a tile that lie within `columns`.
+template <typename Body>
+INTRAFORMER_INLINE void for_each_vector(
+    int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums, Body body) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < PANEL && column + c < columns; c += LANES) {
+      body(row + r, column + c, load<Floats>(sums + r * PANEL + c));
+    }
+  }
+}
+
+template <Precision P, typename Epilogue>
+INTRAFORMER_INLINE void multiply(const uint32_t* a, int64_t a_row, int64_t rows, const Panels& b, Epilogue epilogue) {
+  ::multiply<P>(a, a_row, rows, b.words, b.steps * PANEL, b.steps, b.columns, epilogue);
+}
+
+// The words of `count` rows of A, each to its own place in panels that run along K in the same way.
+INTRAFORMER_INLINE void put_columns(
+    const uint32_t* rows, int64_t row, int64_t count, int64_t words, uint32_t* panels, const int64_t* places) {
+  for (int64_t w = 0; w < words; ++w) {
+    for (int64_t r = 0; r < count; ++r) panels[w * PANEL + places[r]] = rows[r * row + w];
+  }
+}
+
+template <Precision P, typename Source>
+INTRAFORMER_INLINE void normalize(int64_t count, int64_t width, const Norm& norm, float epsilon, uint32_t* to, Source source) {
+  const int64_t row = row_words<P>(width);
+  for (int64_t r = 0; r < count; ++r) {
+    layer_norm(source(r), width, norm.weight, norm.bias, epsilon, [&](int64_t j, Floats x) { put_row<P>(to + r * row, j, x); });
+  }
+}
+
+template <Precision P>
+void project(const Rows& rows, const Weights& w, const Scratch& s) {
+  const int64_t d = rows.job.sizes.width, heads = rows.job.sizes.heads, width = d / heads;
+  const int64_t row = row_words<P>(d), steps = words_of<P>(width);
+  const int64_t head_keys = key_words<P>(rows.length, width), head_values = value_words<P>(rows.length, width);
+  constexpr int64_t SEGMENT = PANEL < 16 ? PANEL : 16;  // channels of one head: its width is a multiple of 16
+  for_each_block(Rows::count(rows), [&](int64_t first, int64_t count) {
+    normalize<P>(count, d, w.norm_attention, rows.job.epsilon, s.normed, [&](int64_t r) { return Rows::input(rows, first + r); });
+    multiply<P>(s.normed, row, count, w.query.weight, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+      for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
+        put_row<P>(s.queries + (first + r) * row, c, x + load<Floats>(w.query.bias + c));
+      });
+    });
+    multiply<P>(s.normed, row, count, w.key.weight, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+      alignas(64) uint32_t tile[TILE_ROWS * PANEL];
+      int64_t places[TILE_ROWS];
+      for (int64_t r = 0; r < n; ++r) {
+        const int64_t cluster = (first + r0 + r) / rows.length, token = (first + r0 + r) % rows.length;
+        places[r] = cluster * heads * head_keys + (token / PANEL) * steps * PANEL + token % PANEL;
+      }
+      for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
+        put_row<P>(tile + (r - r0) * PANEL, c - c0, x + load<Floats>(w.key.bias + c));
+      });
+      for (int64_t c = c0; c < least(c0 + PANEL, d); c += SEGMENT) {
+        uint32_t* const head = s.keys + (c / width) * head_keys + (c % width) / PACK<P> * PANEL;
+        put_columns(tile + (c - c0) / PACK<P>, PANEL, n, SEGMENT / PACK<P>, head, places);
+      }
+    });
+    multiply<P>(s.normed, row, count, w.value.weight, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+      for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
+        const int64_t cluster = (first + r) / rows.length, token = (first + r) % rows.length;
+        const Floats value = x + load<Floats>(w.value.bias + c);
+        // Zero times NaN is NaN: what stands in the padding must not reach the product with the probabilities.
+        put_panel_row<P>(
+            s.values + (cluster * heads + c / width) * head_values, words_of<P>(rows.length), token, c % width,
+            Rows::valid(rows, first + r) ? value : Floats{});
+      });
+    });
+  });
+}
+
+struct Heads {
+  int64_t count, width;
+  float scale;
+};
+
+// softmax(scale * queries keys) values of one cluster, a tile of a head at a time to epilogue(row, rows, head, column, sums).
+template <Precision P, typename Epilogue>
+INTRAFORMER_INLINE void attend(
+    const uint32_t* queries,
+    int64_t query_row,
+    int64_t rows,
+    const uint32_t* keys,
+    const uint32_t* values,
+    int64_t context,
+    Heads heads,
+    const Scratch& s,
+    Epilogue epilogue) {
+  const int64_t columns = round_up(context, PANEL), row = row_words<P>(columns);
+  const int64_t key_steps = words_of<P>(heads.width), value_steps = words_of<P>(context);
+  alignas(64) float sums[TILE_ROWS * PANEL];
+  for (int64_t h = 0; h < heads.count; ++h) {
+    const uint32_t* const head_keys = keys + h * key_words<P>(context, heads.width);
+    const uint32_t* const head_values = values + h * value_words<P>(context, heads.width);
+    for_each_tile(rows, [&](int64_t first, int64_t count) {
+      const uint32_t* const q = queries + first * query_row + h * key_steps;
+      for (int64_t p = 0; p < panels_of(context); ++p) {
+        const uint32_t* const panel = head_keys + p * key_steps * PANEL;
+        multiply_rows<P>(count, q, query_row, panel, key_steps, panel, s.scores + p * PANEL, columns);
+      }
+      for (int64_t r = 0; r < count; ++r) {
+        softmax(s.scores + r * columns, columns, heads.scale, s.keep, [&](int64_t j, Floats x) {
+          put_row<P>(s.probabilities + r * row, j, x);
+        });
+      }
+      for (int64_t p = 0; p < panels_of(heads.width); ++p) {
+        const uint32_t* const panel = head_values + p * value_steps * PANEL;
+        multiply_rows<P>(count, s.probabilities, row, panel, value_steps, panel, sums, PANEL);
+        epilogue(first, count, h, p * PANEL, sums);
+      }
+    });
+  }
+}
+
+// Which tokens of a cluster may be looked at.
+INTRAFORMER_INLINE void mark_kept(const Rows& rows, int64_t cluster, uint32_t* keep) {
+  for (int64_t t = 0; t < round_up(rows.length, PANEL); ++t) {
+    keep[t] = t < rows.length && Rows::valid(rows, cluster * rows.length + t) ? ~0u : 0u;
+  }
+}
+
+template <Precision P>
+void self_attention(const Rows& rows, const Weights& w, const Scratch& s) {
+  const int64_t d = rows.job.sizes.width, length = rows.length, row = row_words<P>(d);
+  const int64_t heads = rows.job.sizes.heads, width = d / heads;
+  project<P>(rows, w, s);
+  for (int64_t cluster = 0; cluster < rows.clusters; ++cluster) {
+    mark_kept(rows, cluster, s.keep);
+    uint32_t* const queries = s.queries + cluster * length * row;
+    attend<P>(
+        queries, row, length, s.keys + cluster * heads * key_words<P>(length, width),
+        s.values + cluster * heads * value_words<P>(length, width), length,
+        {heads, width, 1.0f / __builtin_sqrtf(static_cast<float>(width))}, s,
+        [&](int64_t r0, int64_t n, int64_t head, int64_t c0, const float* sums) {
+          // In place of the queries of this head, which nobody needs any more.
+          for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) {
+            put_row<P>(queries + r * row, head * width + c, s.keep[r] ? x : Floats{});
+          });
+        });
+  }
+  for_each_block(Rows::count(rows), [&](int64_t first, int64_t count) {
+    multiply<P>(
+        s.queries + first * row, row, count, w.attention_output.weight,
+        [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+          for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
+            x += load<Floats>(w.attention_output.bias + c) + load<Floats>(Rows::input(rows, first + r) + c);
+            store(Rows::output(rows, first + r) + c, x);
+          });
+        });
+  });
+}
+
+// Adds C-ATT to the rows of a stream. `anchor`: the rows of sub-cluster 0, as they entered the block.
+template <Precision P>
+void cross_attention(const Rows& members, const Rows& anchor, const Weights& w, const Scratch& s) {
+  const Job& job = members.job;
+  const int64_t d = job.sizes.width, row = row_words<P>(d), steps = words_of<P>(d), length = members.length;
+  // The answer to query j goes to token j of the stream, whoever asks; sub-cluster 0 is never the shorter one.
+  for_each_block(Rows::count(members), [&](int64_t first, int64_t count) {
+    normalize<P>(count, d, job.anchor_asks ? w.norm_anchor : w.norm_member, job.epsilon, s.normed, [&](int64_t i) {
+      const int64_t r = first + i;
+      if (!job.anchor_asks) return static_cast<const float*>(Rows::output(members, r));
+      return Rows::input(anchor, r / length * anchor.length + r % length);
+    });
+    multiply<P>(s.normed, row, count, w.correlation, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+      for_each_vector(
+          r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) { put_row<P>(s.queries + (first + r) * row, c, x); });
+    });
+  });
+  const Rows& context = job.anchor_asks ? members : anchor;
+  for (int64_t cluster = 0; cluster < members.clusters; ++cluster) {
+    mark_kept(context, cluster, s.keep);
+    for_each_block(context.length, [&](int64_t first, int64_t count) {
+      int64_t places[BLOCK_ROWS];
+      for (int64_t r = 0; r < count; ++r) {
+        const int64_t t = first + r;
+        places[r] = (t / PANEL) * steps * PANEL + t % PANEL;
+        const auto write = [&](int64_t j, Floats x) {
+          put_row<P>(s.normed + r * row, j, x);
+          put_panel_row<P>(s.values, words_of<P>(context.length), t, j, x);
+        };
+        if (!s.keep[t]) {
+          for (int64_t j = 0; j < d; j += LANES) write(j, Floats{});
+        } else if (job.anchor_asks) {
+          layer_norm(
+              Rows::output(context, cluster * context.length + t), d, w.norm_member.weight, w.norm_member.bias, job.epsilon,
+              write);
+        } else {
+          layer_norm(
+              Rows::input(context, cluster * context.length + t), d, w.norm_anchor.weight, w.norm_anchor.bias, job.epsilon,
+              write);
+        }
+      }
+      put_columns(s.normed, row, count, steps, s.keys, places);
+    });
+    attend<P>(
+        s.queries + cluster * length * row, row, length, s.keys, s.values, context.length, {1, d, 1.0f}, s,
+        [&](int64_t r0, int64_t n, int64_t, int64_t c0, const float* sums) {
+          for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
+            float* const to = Rows::output(members, cluster * length + r) + c;
+            store(to, load<Floats>(to) + x);
+          });
+        });
+  }
+}
+
+template <Precision P>
+void feed_forward(const Rows& rows, const Weights& w, const Scratch& s) {
+  const int64_t d = rows.job.sizes.width, hidden = rows.job.sizes.hidden;
+  const int64_t row = row_words<P>(d), hidden_row = row_words<P>(CHUNK<P>);
+  for_each_block(Rows::count(rows), [&](int64_t first, int64_t count) {
+    normalize<P>(count, d, w.norm_ffn, rows.job.epsilon, s.normed, [&](int64_t r) { return Rows::output(rows, first + r); });
+    for (int64_t chunk = 0; chunk < hidden; chunk += CHUNK<P>) {
+      const int64_t width = least(CHUNK<P>, hidden - chunk);
+      const Panels up{w.ffn_up.weight.words + chunk / PANEL * w.ffn_up.weight.steps * PANEL, w.ffn_up.weight.steps, width};
+      multiply<P>(s.normed, row, count, up, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+        for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) {
+          put_row<P>(s.hidden + r * hidden_row, c, gelu(x + load<Floats>(w.ffn_up.bias + chunk + c)));
+        });
+      });
+      const Panels& down = w.ffn_down.weight;
+      ::multiply<P>(
+          s.hidden, hidden_row, count, down.words + chunk / PACK<P> * PANEL, down.steps * PANEL, words_of<P>(width), d,
+          [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+            for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
+              float* const to = Rows::output(rows, first + r) + c;
+              if (chunk == 0) x += load<Floats>(w.ffn_down.bias + c);
+              store(to, load<Floats>(to) + x);
+            });
+          });
+    }
+  });
+}
+
+template <Precision P>
+void run(const Job& job, int64_t task, void* memory) {
+  const int64_t stream = task / groups(job), group = task % groups(job);
+  const Rows rows = rows_of(job, stream, group);
+  if (rows.length == 0) return;
+  // The packed weights are only read.
+  Pieces packed{static_cast<char*>(const_cast<void*>(job.packed[stream])), 0};
+  const Weights weights = take_weights<P>(packed, job.sizes, job.sizes.cross && stream > 0);
+  Pieces pieces{static_cast<char*>(memory), 0};
+  const Scratch scratch = take_scratch<P>(pieces, job);
+  self_attention<P>(rows, weights, scratch);
+  if (job.sizes.cross && stream > 0) cross_attention<P>(rows, rows_of(job, 0, group), weights, scratch);
+  feed_forward<P>(rows, weights, scratch);
+}
+
+// ---- The table ----
+
+int64_t packed_bytes_of(const Sizes& sizes) {
+  return sizes.bfloat16 ? packed_bytes<Precision::bfloat16>(sizes) : packed_bytes<Precision::float32>(sizes);
+}
+
+void pack_of(const Sizes& sizes, const Parameters& parameters, void* packed) {
+  sizes.bfloat16 ? pack<Precision::bfloat16>(sizes, parameters, packed) : pack<Precision::float32>(sizes, parameters, packed);
+}
+
+int64_t scratch_bytes_of(const Job& job) {
+  return job.sizes.bfloat16 ? scratch_bytes<Precision::bfloat16>(job) : scratch_bytes<Precision::float32>(job);
+}
+
+void run_of(const Job& job, int64_t task, void* scratch) {
+  job.sizes.bfloat16 ? run<Precision::bfloat16>(job, task, scratch) : run<Precision::float32>(job, task, scratch);
+}
+
+}  // namespace
+
+extern const BlockLoops INTRAFORMER_BLOCK_LOOPS;
+const BlockLoops INTRAFORMER_BLOCK_LOOPS = {packed_bytes_of, pack_of, scratch_bytes_of, run_of};
+
+}  // namespace intraformer::encoder_block

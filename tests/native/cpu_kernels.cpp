@@ -1,0 +1,190 @@
+// The micro-kernels of csrc/cpu against plain loops in double. Compiled for one instruction set; main() is in one_set.cpp.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu/gemm.h"
+#include "cpu/rows.h"
+
+namespace {
+
+int failures = 0;
+
+void expect(bool good, const std::string& what) {
+  if (!good && ++failures <= 20) std::printf("FAILED: %s\n", what.c_str());
+}
+
+std::mt19937 generator(20250607);
+
+float normal() { return std::normal_distribution<float>()(generator); }
+
+constexpr float NOT_A_NUMBER = std::numeric_limits<float>::quiet_NaN();
+
+// Rounded as an operand is.
+template <Precision P>
+float operand(float x) {
+  if (P == Precision::float32) return x;
+  const uint32_t bits = uint32_t{bfloat16_of(x)} << 16;
+  float rounded;
+  std::memcpy(&rounded, &bits, sizeof rounded);
+  return rounded;
+}
+
+template <Precision P>
+void test_product(int64_t rows, int64_t k, int64_t columns) {
+  const std::string name = std::string(P == Precision::float32 ? "float32" : "bfloat16") + " [" + std::to_string(rows) + ", " +
+                           std::to_string(k) + "] x [" + std::to_string(k) + ", " + std::to_string(columns) + "]";
+  const int64_t steps = words_of<P>(k), row = row_words<P>(k);
+  std::vector<float> a(rows * k), b(k * columns);
+  for (float& x : a) x = operand<P>(normal());
+  for (float& x : b) x = operand<P>(normal());
+  // Past the last number of a row of A there may be anything but in the word that it shares.
+  std::vector<uint32_t> a_words(rows * row, 0x7fc07fc0u), b_words(panels_of(columns) * steps * PANEL, 0);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < words_of<P>(k); ++j) a_words[i * row + j] = 0;
+    for (int64_t j = 0; j < k; ++j) {
+      const uint32_t word =
+          P == Precision::bfloat16 ? uint32_t{bfloat16_of(a[i * k + j])} << 16 * (j % 2) : bits<uint32_t>(a[i * k + j]);
+      a_words[i * row + j / PACK<P>] |= word;
+    }
+  }
+  for (int64_t n = 0; n < columns; ++n) {
+    for (int64_t j = k - 1; j >= 0; --j) put<P>(b_words.data(), steps, j, n, b[j * columns + n]);
+  }
+  const int64_t wide = panels_of(columns) * PANEL;
+  std::vector<float> together(rows * wide, NOT_A_NUMBER), alone(rows * wide, NOT_A_NUMBER);
+  const auto product = [&](int64_t first, int64_t count, float* out) {
+    multiply<P>(
+        a_words.data() + first * row, row, count, b_words.data(), steps * PANEL, steps, columns,
+        [&](int64_t r, int64_t n, int64_t c, const float* sums) {
+          for (int64_t i = 0; i < n; ++i) std::memcpy(out + (first + r + i) * wide + c, sums + i * PANEL, PANEL * sizeof(float));
+        });
+  };
+  product(0, rows, together.data());
+  for (int64_t i = 0; i < rows; ++i) product(i, 1, alone.data());
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t n = 0; n < columns; ++n) {
+      double sum = 0, terms = 0;
+      for (int64_t j = 0; j < k; ++j) {
+        const double term = double{a[i * k + j]} * b[j * columns + n];
+        sum += term, terms += std::fabs(term);
+      }
+      const float found = together[i * wide + n];
+      expect(std::fabs(found - sum) <= 6e-8 * (4 + std::sqrt(double(k))) * terms, name + ": " + std::to_string(found - sum));
+      expect(std::memcmp(&found, &alone[i * wide + n], sizeof found) == 0, name + ": not the same bits in another tile");
+    }
+  }
+}
+
+// put_row and put_panel_row lay numbers where put() does.
+template <Precision P>
+void test_layout() {
+  const int64_t k = 3 * 16, columns = PANEL + LANES, steps = words_of<P>(k);
+  std::vector<uint32_t> one_by_one(2 * steps * PANEL, 0), by_rows(2 * steps * PANEL, 0x7fc07fc0u);
+  std::vector<uint32_t> row(steps), column(steps);
+  std::vector<float> numbers(columns);
+  for (int64_t j = 0; j < k; ++j) {
+    for (int64_t n = 0; n < columns; ++n) put<P>(one_by_one.data(), steps, j, n, numbers[n] = normal());
+    for (int64_t n = 0; n < columns; n += LANES) {
+      put_panel_row<P>(by_rows.data(), steps, j, n, load<Floats>(numbers.data() + n));
+    }
+  }
+  for (int64_t j = 0; j < steps * PANEL; ++j) expect(one_by_one[j] == by_rows[j], "put_panel_row");
+  for (int64_t j = 0; j < steps; ++j) {
+    for (int64_t c = 0; c < LANES; ++c) {
+      const int64_t at = (steps + j) * PANEL + c;
+      expect(one_by_one[at] == by_rows[at], "put_panel_row, second panel");
+    }
+  }
+  std::vector<float> line(k);
+  std::vector<uint32_t> panel(steps * PANEL, 0);
+  for (int64_t j = 0; j < k; ++j) put<P>(panel.data(), steps, j, 0, line[j] = normal());
+  for (int64_t j = 0; j < k; j += LANES) put_row<P>(row.data(), j, load<Floats>(line.data() + j));
+  for (int64_t j = 0; j < steps; ++j) expect(row[j] == panel[j * PANEL], "put_row");
+}
+
+void test_gelu() {
+  const auto of = [](float x) { return gelu(constant(x))[0]; };
+  double worst = 0;
+  for (float x = -20; x < 20; x += 1e-4f) {
+    const double wanted = 0.5 * x * std::erfc(-double{x} / std::sqrt(2.0));
+    worst = std::fmax(worst, std::fabs(of(x) - wanted) / std::fmax(std::fabs(double{x}), 1e-3));
+  }
+  expect(worst < 3e-7, "gelu: error " + std::to_string(worst * 1e7) + "e-7 |x|");
+  expect(std::isnan(of(NOT_A_NUMBER)), "gelu of NaN");
+  for (const float large : {6.0f, 1e10f, 3e38f, INFINITY})
+    expect(of(large) == large && of(-large) == 0, "gelu of a large number");
+  expect(of(0.0f) == 0 && of(1e-40f) >= 0, "gelu near 0");
+}
+
+void test_layer_norm(int64_t width, float shift) {
+  std::vector<float> x(width), weight(width), bias(width), found(width, NOT_A_NUMBER);
+  for (int64_t j = 0; j < width; ++j) x[j] = normal() + shift, weight[j] = normal(), bias[j] = normal();
+  layer_norm(x.data(), width, weight.data(), bias.data(), 1e-5f, [&](int64_t j, Floats v) { store(found.data() + j, v); });
+  double mean = 0, variance = 0;
+  for (const float v : x) mean += v / double(width);
+  for (const float v : x) variance += (v - mean) * (v - mean) / double(width);
+  for (int64_t j = 0; j < width; ++j) {
+    const double wanted = (x[j] - mean) / std::sqrt(variance + 1e-5) * weight[j] + bias[j];
+    expect(std::fabs(found[j] - wanted) <= 2e-6 * (1 + std::fabs(shift)), "layer_norm of " + std::to_string(width));
+  }
+}
+
+void test_softmax(int64_t columns, double keep_rate, float scale) {
+  const int64_t wide = round_up(columns, LANES);
+  std::vector<float> x(wide, NOT_A_NUMBER), found(wide, NOT_A_NUMBER);
+  std::vector<uint32_t> keep(wide, 0);
+  for (int64_t j = 0; j < columns; ++j) {
+    keep[j] = std::uniform_real_distribution<>()(generator) < keep_rate ? ~0u : 0u;
+    if (keep[j]) x[j] = 10 * normal();
+  }
+  const std::vector<float> scores = x;
+  softmax(x.data(), wide, scale, keep.data(), [&](int64_t j, Floats v) { store(found.data() + j, v); });
+  double greatest = -INFINITY, sum = 0;
+  for (int64_t j = 0; j < wide; ++j) greatest = keep[j] ? std::fmax(greatest, double{scale} * scores[j]) : greatest;
+  for (int64_t j = 0; j < wide; ++j) sum += keep[j] ? std::exp(double{scale} * scores[j] - greatest) : 0;
+  for (int64_t j = 0; j < wide; ++j) {
+    const double wanted = keep[j] ? std::exp(double{scale} * scores[j] - greatest) / sum : 0;
+    expect(std::fabs(found[j] - wanted) <= 1e-5 * wanted + 1e-37, "softmax of " + std::to_string(columns));
+    expect(keep[j] || found[j] == 0, "softmax: a column that is not kept");
+  }
+}
+
+void test_softmax_of_nan() {
+  std::vector<float> x(PANEL, 1.0f), found(PANEL, 0.0f);
+  const std::vector<uint32_t> keep(PANEL, ~0u);
+  x[PANEL / 2] = NOT_A_NUMBER;
+  softmax(x.data(), PANEL, 1.0f, keep.data(), [&](int64_t j, Floats v) { store(found.data() + j, v); });
+  for (const float v : found) expect(std::isnan(v), "softmax of a row with NaN");
+}
+
+}  // namespace
+
+int test_one_set() {
+  for (const int64_t rows : {1, 5, 6, 7, 13, 14, 15, 29, 64}) {
+    for (const int64_t k : {1, 2, 31, 128, 129, 513}) {
+      for (const int64_t columns : {1, 16, 48, 65}) {
+        test_product<Precision::float32>(rows, k, columns);
+        test_product<Precision::bfloat16>(rows, k, columns);
+      }
+    }
+  }
+  test_product<Precision::bfloat16>(3, 2 * RUN<Precision::bfloat16> + 5, 40);
+  test_layout<Precision::float32>();
+  test_layout<Precision::bfloat16>();
+  test_gelu();
+  for (const int64_t width : {16, 48, 512}) {
+    for (const float shift : {0.0f, 30.0f}) test_layer_norm(width, shift);
+  }
+  for (const int64_t columns : {1, 15, 16, 33, 256}) {
+    for (const double rate : {0.0, 0.5, 1.0}) test_softmax(columns, rate, columns % 2 ? 1.0f : 0.125f);
+  }
+  test_softmax_of_nan();
+  std::printf("%d failures\n", failures);
+  return failures != 0;
+}
