@@ -48,6 +48,9 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+# Executes Triton kernels without a GPU. It asks for Python 3.12, and runs on 3.10; what it needs, the tests install.
+TTSEM = $(BIN)/python -m pip install --quiet --ignore-requires-python --no-deps ttsem==0.1.0
+
 # torch comes first: it alone decides how large the installation is, and the build then needs no second copy of it.
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +60,7 @@ $(VENV)/.torch:
 
 $(VENV)/.%: $(VENV)/.torch pyproject.toml $(NATIVE_SOURCES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$*]"
+	$(if $(filter test dev,$*),$(TTSEM))
 	touch $@
 
 clean:

@@ -37,7 +37,8 @@ def block_attention(
     _check_floating(q=q, k=k, v=v)
     _check_blocks(num_blocks)
     _check_valid(valid, (q.shape[0], q.shape[2]), "valid")
-    return routing.select("block_attention").block_attention(q, k, v, num_blocks, valid=valid, scale=scale)
+    op = routing.select("block_attention", q, k, v, valid).block_attention
+    return op(q, k, v, num_blocks, valid=valid, scale=scale)
 
 
 def correlation_attention(
@@ -72,7 +73,7 @@ def correlation_attention(
         )
     _check_floating(x_query=x_query, x_context=x_context, weight=weight)
     _check_valid(valid_context, tuple(x_context.shape[:-1]), "valid_context")
-    op = routing.select("correlation_attention").correlation_attention
+    op = routing.select("correlation_attention", x_query, x_context, weight, valid_context).correlation_attention
     return op(x_query, x_context, weight, valid_context=valid_context)
 
 
@@ -97,7 +98,8 @@ def gather_block_attention(
         [B, H, n, D] in the dtype of `q_table`; 0 at padding.
 
     Raises:
-        ValueError: a shape is wrong. TypeError: a dtype is. IndexError: an id is not below N.
+        ValueError: a shape is wrong. TypeError: a dtype is. IndexError: an id is not below N; on CUDA, where raising would
+            have to wait for the device, its run is NaN instead.
     """
     if q_table.dim() != 3 or q_table.shape != k_table.shape or q_table.shape != v_table.shape:
         raise ValueError(
@@ -110,7 +112,7 @@ def gather_block_attention(
         raise ValueError(f"neighbors has shape {tuple(neighbors.shape)}: expected [B, n]")
     if neighbors.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"neighbors is {neighbors.dtype}: expected torch.int64 or torch.int32")
-    op = routing.select("gather_block_attention").gather_block_attention
+    op = routing.select("gather_block_attention", q_table, k_table, v_table, neighbors).gather_block_attention
     return op(q_table, k_table, v_table, neighbors, num_blocks, scale=scale)
 
 

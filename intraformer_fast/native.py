@@ -27,8 +27,9 @@ def _load(name: str) -> list[str]:
 # The schemas are in the CPU library, so it comes first.
 NOT_LOADED: dict[str, list[str]] = {name: _load(name) for name in ("cpu", "cuda")}
 
-# Through it ops/ registers what the schemas lack; torch takes the registrations back when it is collected.
-LIBRARY = torch.library.Library(NAMESPACE, "IMPL")
+# Through it ops/ defines the operators that Triton serves too, and registers what schemas lack; torch takes all of it back when
+# it is collected.
+LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
 def info() -> dict[str, Any]:

@@ -6,21 +6,26 @@ from typing import Any
 from torch import Tensor
 
 from intraformer_fast import reference
-from intraformer_fast.ops import encoder_block, purity_fmi, purity_fmi_means
+from intraformer_fast.ops import (
+    block_attention,
+    correlation_attention,
+    eligibility,
+    encoder_block,
+    gather_block_attention,
+    purity_fmi,
+    purity_fmi_means,
+)
 
 # The backends that hold an implementation of an op, fastest first. "auto" takes the first that can serve a call.
 # A module other than the reference says itself what it cannot serve: `not_supported_reasons(backend, *arguments)`.
 IMPLEMENTATIONS: dict[str, dict[str, ModuleType]] = {
-    "block_attention": {"reference": reference},
+    "block_attention": {"triton": block_attention, "reference": reference},
     "encoder_block": {"cpu": encoder_block, "reference": reference},
-    "correlation_attention": {"reference": reference},
-    "gather_block_attention": {"reference": reference},
+    "correlation_attention": {"triton": correlation_attention, "reference": reference},
+    "gather_block_attention": {"triton": gather_block_attention, "reference": reference},
     "purity_fmi": {"cuda": purity_fmi, "cpu": purity_fmi, "reference": reference},
     "purity_fmi_means": {"cuda": purity_fmi_means, "cpu": purity_fmi_means, "reference": reference},
 }
-
-# Where the kernels of a backend run; the reference runs anywhere.
-DEVICES = {"cpu": "cpu", "cuda": "cuda"}
 
 
 def not_supported_reasons(op: str, backend: str, *arguments: Any) -> list[str]:
@@ -41,7 +46,8 @@ def select(op: str, *arguments: Any, backend: str = "auto") -> ModuleType:
     if backend == "auto":
         device = next((a.device.type for a in arguments if isinstance(a, Tensor)), None)
         for name, module in IMPLEMENTATIONS[op].items():
-            if DEVICES.get(name, device) == device and not not_supported_reasons(op, name, *arguments):
+            # The reference runs anywhere.
+            if eligibility.DEVICES.get(name, device) == device and not not_supported_reasons(op, name, *arguments):
                 return module
     reasons = not_supported_reasons(op, backend, *arguments)
     if reasons:

@@ -1,0 +1,136 @@
+"""C-ATT: schema, shapes and gradients of the op. Triton serves it on CUDA, C++ on the CPU."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intraformer_fast import native, reference
+from intraformer_fast.ops import eligibility, second_order
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Widths the kernels hold on chip.
+MOST_WIDTH = 1024
+
+
+def not_supported_reasons(
+    backend: str,
+    x_query: Tensor | None = None,
+    x_context: Tensor | None = None,
+    weight: Tensor | None = None,
+    valid_context: Tensor | None = None,
+) -> list[str]:
+    """Why the op of `backend` ("cpu" or "triton") cannot serve a call, or without tensors any call; empty where it can."""
+    named = (("x_query", x_query), ("x_context", x_context), ("weight", weight))
+    tensors = {name: (tensor, DTYPES) for name, tensor in named}
+    reasons = eligibility.not_supported_reasons(backend, {**tensors, "valid_context": (valid_context, (torch.bool,))})
+    if weight is not None and not 1 <= weight.shape[-1] <= MOST_WIDTH:
+        reasons.append(f"the tokens are {weight.shape[-1]} wide (it takes 1 to {MOST_WIDTH})")
+    return reasons
+
+
+def correlation_attention(
+    x_query: Tensor, x_context: Tensor, weight: Tensor, *, valid_context: Tensor | None = None
+) -> Tensor:
+    """C-ATT; see `intraformer_fast.functional.correlation_attention`."""
+    x_query, x_context, weight = eligibility.autocast(x_query, x_context, weight)
+    shape = x_query.shape
+    output: Tensor = torch.ops.intraformer_fast.correlation_attention.default(
+        x_query.reshape(-1, *shape[-2:]),
+        x_context.reshape(-1, *x_context.shape[-2:]),
+        weight[None],
+        None,
+        None if valid_context is None else valid_context.reshape(-1, valid_context.shape[-1]),
+        1,
+        False,
+    )
+    return output.view(shape)
+
+
+# The streams 1..k-1 of a cluster stand side by side in `member` [B, r, d], num_streams near-equal runs as of numpy.array_split;
+# `anchor` [B, s, d] is stream 0; `weight` [w, d, d], w = num_streams or 1 (shared). The result has the shape of `member`.
+# anchor_asks=False: each member looks at the anchor.  True: row j of the anchor looks at stream m, its answer is row j of stream m.
+native.LIBRARY.define(
+    "correlation_attention(Tensor member, Tensor anchor, Tensor weight, Tensor? valid_member, Tensor? valid_anchor,"
+    " int num_streams, bool anchor_asks) -> Tensor"
+)
+native.LIBRARY.define(
+    "correlation_attention_backward(Tensor grad, Tensor member, Tensor anchor, Tensor weight, Tensor? valid_member,"
+    " Tensor? valid_anchor, int num_streams, bool anchor_asks) -> (Tensor grad_member, Tensor grad_anchor, Tensor grad_weight)"
+)
+
+
+def streams(
+    member: Tensor,
+    anchor: Tensor,
+    weight: Tensor,
+    valid_member: Tensor | None,
+    valid_anchor: Tensor | None,
+    num_streams: int,
+    anchor_asks: bool,
+) -> Tensor:
+    """The op as the reference would do it, stream by stream."""
+    outputs = []
+    for m, (start, stop) in enumerate(reference.subcluster_bounds(member.shape[1], num_streams)):
+        tokens, w = member[:, start:stop], weight[min(m, weight.shape[0] - 1)]
+        if anchor_asks:
+            valid = None if valid_member is None else valid_member[:, start:stop]
+            outputs.append(reference.correlation_attention(anchor[:, : stop - start], tokens, w, valid_context=valid))
+        else:
+            outputs.append(reference.correlation_attention(tokens, anchor, w, valid_context=valid_anchor))
+    return torch.cat(outputs, dim=1)
+
+
+def _output(
+    member: Tensor,
+    anchor: Tensor,
+    weight: Tensor,
+    valid_member: Tensor | None,
+    valid_anchor: Tensor | None,
+    num_streams: int,
+    anchor_asks: bool,
+) -> Tensor:
+    return member.new_empty(member.shape)
+
+
+def _gradients(
+    grad: Tensor,
+    member: Tensor,
+    anchor: Tensor,
+    weight: Tensor,
+    valid_member: Tensor | None,
+    valid_anchor: Tensor | None,
+    num_streams: int,
+    anchor_asks: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return member.new_empty(member.shape), anchor.new_empty(anchor.shape), weight.new_empty(weight.shape)
+
+
+class _CorrelationAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        *tensors, ctx.num_streams, ctx.anchor_asks = inputs
+        ctx.save_for_backward(*tensors)
+        with torch._C._AutoDispatchBelowAutograd():
+            output: Tensor = torch.ops.intraformer_fast.correlation_attention.default(*inputs)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *factors, valid_member, valid_anchor = ctx.saved_tensors
+        options = valid_member, valid_anchor, ctx.num_streams, ctx.anchor_asks
+        if torch.is_grad_enabled():
+
+            def attend(member: Tensor, anchor: Tensor, weight: Tensor) -> Tensor:
+                return streams(member, anchor, weight, *options)
+
+            gradients = second_order.gradients(attend, factors, grad)
+        else:
+            op = torch.ops.intraformer_fast.correlation_attention_backward.default
+            gradients = op(grad, *factors, *options)
+        return *gradients, None, None, None, None
+
+
+torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention", _output, lib=native.LIBRARY)
+torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention_backward", _gradients, lib=native.LIBRARY)
+native.LIBRARY.impl("correlation_attention", _CorrelationAttention.apply, "Autograd")
