@@ -29,7 +29,15 @@ def attention(toy_kernels) -> Callable[..., Launch]:
 
     def make(q, k, v, o, tile=64, num_warps=4):
         programs, length, width = q.shape
-        arguments = {"p_q": q, "p_k": k, "p_v": v, "p_o": o, "stride_s": q.stride(1), "stride_d": q.stride(2)}
+        arguments = {
+            "p_q": q,
+            "p_k": k,
+            "p_v": v,
+            "p_o": o,
+            "stride_b": q.stride(0),
+            "stride_s": q.stride(1),
+            "stride_d": q.stride(2),
+        }
         arguments |= {"length": length, "scale": width**-0.5}
         return Launch(toy_kernels.attention, (programs,), arguments, {"S": tile, "D": width}, num_warps, 1)
 
@@ -42,7 +50,7 @@ def attention_loop(toy_kernels) -> Callable[..., Launch]:
 
     def make(q, k, v, o, tile=64, num_warps=4, num_stages=2):
         programs, length, width = q.shape
-        arguments = {"p_q": q, "p_k": k, "p_v": v, "p_o": o, "stride_s": q.stride(1)}
+        arguments = {"p_q": q, "p_k": k, "p_v": v, "p_o": o, "stride_b": q.stride(0), "stride_s": q.stride(1)}
         arguments |= {"length": length, "scale": width**-0.5}
         grid = (-(-length // tile), programs)
         constexprs = {"S": tile, "D": width, "N": tile}

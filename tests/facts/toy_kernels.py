@@ -7,13 +7,13 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def attention(p_q, p_k, p_v, p_o, stride_s, stride_d, length, scale, S: tl.constexpr, D: tl.constexpr):
+def attention(p_q, p_k, p_v, p_o, stride_b, stride_s, stride_d, length, scale, S: tl.constexpr, D: tl.constexpr):
     """One tile a program: softmax(q k^T scale) v of `length` <= S rows."""
     i_b = tl.program_id(0).to(tl.int64)
     o_s = tl.arange(0, S)
     o_d = tl.arange(0, D)
     m_s = o_s < length
-    o = i_b * length * stride_s + o_s[:, None] * stride_s + o_d[None, :] * stride_d
+    o = i_b * stride_b + o_s[:, None] * stride_s + o_d[None, :] * stride_d
     b_q = tl.load(p_q + o, m_s[:, None], 0.0)
     b_k = tl.load(p_k + o, m_s[:, None], 0.0)
     b_v = tl.load(p_v + o, m_s[:, None], 0.0)
@@ -25,13 +25,15 @@ def attention(p_q, p_k, p_v, p_o, stride_s, stride_d, length, scale, S: tl.const
 
 
 @triton.jit
-def attention_loop(p_q, p_k, p_v, p_o, stride_s, length, scale, S: tl.constexpr, D: tl.constexpr, N: tl.constexpr):
+def attention_loop(
+    p_q, p_k, p_v, p_o, stride_b, stride_s, length, scale, S: tl.constexpr, D: tl.constexpr, N: tl.constexpr
+):
     """S rows a program, the keys in tiles of N with a running maximum."""
     i_b = tl.program_id(1).to(tl.int64)
     o_m = tl.program_id(0) * S + tl.arange(0, S)
     o_d = tl.arange(0, D)
     m_m = o_m < length
-    base = i_b * length * stride_s
+    base = i_b * stride_b
     o = base + o_m[:, None] * stride_s + o_d[None, :]
     b_q = tl.load(p_q + o, m_m[:, None], 0.0)
     b_max = tl.full([S], float("-inf"), tl.float32)
