@@ -12,9 +12,10 @@ def sum_places(
     num_samples, num_neighbors,
     D: tl.constexpr, BLOCK_D: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """One program: one head of the sample at one place of the sorted ids; only the first place of a sample works for all of them.
+    """One program: one head of the sample at one place of the sorted ids; only the first place of a sample works for all of them. Ids
+    that are no sample (-1 is padding) are nobody's.
 
-    Ids that are no sample (-1 is padding) are nobody's. `p_order` holds the places (cluster * n + token) sorted by id, `p_sorted` their ids, `p_end` where the places of each id end.
+    `p_order` holds the places (cluster * n + token) sorted by id, `p_sorted` their ids, `p_end` where the places of each id end.
     """
     i_place = tl.program_id(0).to(tl.int64)
     i_head = tl.program_id(1).to(tl.int64)
