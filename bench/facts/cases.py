@@ -14,7 +14,7 @@ from .compiled import Launch
 
 @dataclass(frozen=True)
 class Small:
-    """A launch that is executed on the CPU, program by program: a few of them, at the sizes whose tiles matter.
+    """A launch as for capability 80, to be executed on the CPU: a few programs, of the tiles that the real size has.
 
     Attributes:
         launch: of tensors on the CPU.
@@ -37,19 +37,19 @@ class FactsCase:
 
     Attributes:
         label: unique among the cases of a name.
-        launch: at the size it is meant for, of tensors on `meta`; it is compiled, not run.
+        launch: for a capability (80, 90 or 100), at the size it is meant for, of tensors on `meta`; it is compiled, not run.
         work: the least that any kernel has to do for it.
         small: makes what is executed, with inputs from the generator.
         precision: whose peak rate the roofline has: "bf16" (fp16 as well), "tf32" or "fp32".
-        trips: of each loop of the kernel in `launch`, an outer loop before the inner.
+        trips: of each loop of such a launch, an outer loop before the inner; see `sass.Code.executions`.
     """
 
     label: str
-    launch: Launch
+    launch: Callable[[int], Launch]
     work: Work
     small: Callable[[torch.Generator], Small]
     precision: str = "bf16"
-    trips: Sequence[int] = field(default=())
+    trips: Callable[[Launch], Sequence[int]] = field(default=lambda launch: ())
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ COMPILED = "Compiled, with a static bound; never run on a GPU"
 EXECUTED = "Executed on the CPU, from the PTX for sm_80; never run on a GPU"
 
 COMPILED_COLUMNS = (
-    "case", "for", "registers", "spilled", "shared memory", "programs an SM", "tensor-core instructions", "issued / useful FLOP",
+    "case", "kernel", "for", "registers", "spilled", "shared memory", "programs an SM", "tensor-core instructions",
+    "issued / useful FLOP",
     "static bound", "of roofline", "bound by", "busiest on chip",
 )  # fmt: skip
 EXECUTED_COLUMNS = (
-    "case", "programs", "parity", "sectors", "sectors / least", "issued / useful FLOP", "bank conflicts / wavefronts",
+    "case", "kernel", "programs", "parity", "sectors", "sectors / least", "issued / useful FLOP", "bank conflicts / wavefronts",
 )  # fmt: skip
 
 LEGEND = (
@@ -109,6 +110,7 @@ def _compiled_cells(row: CompiledRow) -> Sequence[str]:
     has_bound = row.bound is not None and row.of_roofline is not None and row.on_chip_share is not None
     return (
         row.case,
+        row.kernel,
         f"sm_{row.capability}" + (f" ({row.gpu.partition('-')[0]})" if row.gpu else ""),
         str(row.registers),
         f"{row.spill_store_bytes} + {row.spill_load_bytes} B" if row.stack_bytes else "0",
@@ -126,10 +128,11 @@ def _compiled_cells(row: CompiledRow) -> Sequence[str]:
 def _executed_cells(row: ExecutedRow) -> Sequence[str]:
     parity = row.parity if row.error_ratio is None else f"{row.parity} ({row.error_ratio:.2g})"
     if row.load_sectors is None or row.store_sectors is None or row.bank_conflicts is None:
-        return (row.case, str(row.programs), parity, "", "", "", "")
+        return (row.case, row.kernel, str(row.programs), parity, "", "", "", "")
     sectors = row.load_sectors + row.store_sectors
     return (
         row.case,
+        row.kernel,
         str(row.programs),
         parity,
         f"{row.load_sectors:,} + {row.store_sectors:,}",

@@ -131,9 +131,10 @@ def facts(chosen: Sequence[Facts], seed: int, all_cases: bool, say: Callable[[st
 
 def compiled_rows(benchmark: str, case: FactsCase) -> Iterator[CompiledRow]:
     """One for each of CAPABILITIES."""
-    programs = math.prod(case.launch.grid)
     for capability in CAPABILITIES:
-        compiled = compile_launch(case.launch, capability)
+        launch = case.launch(capability)
+        programs, trips = math.prod(launch.grid), case.trips(launch)
+        compiled = compile_launch(launch, capability)
         known = capability < 100 or not compiled.code.working_loops
         yield CompiledRow(
             benchmark=benchmark,
@@ -151,17 +152,17 @@ def compiled_rows(benchmark: str, case: FactsCase) -> Iterator[CompiledRow]:
             tensor_core=", ".join(f"{count} {opcode}" for opcode, count in compiled.tensor_core.items()),
             least_bytes=case.work.bytes,
             useful_flops=case.work.flops,
-            issued_flops=compiled.mma_flops(case.trips if capability < 100 else ()) * programs if known else None,
-            **_bound(case, compiled, programs),
+            issued_flops=compiled.mma_flops(trips if capability < 100 else ()) * programs if known else None,
+            **_bound(case, compiled, programs, trips),
         )
 
 
-def _bound(case: FactsCase, compiled: Compiled, programs: int) -> dict[str, Any]:
+def _bound(case: FactsCase, compiled: Compiled, programs: int, trips: Sequence[int]) -> dict[str, Any]:
     """The fields of a row that a GPU of this capability has; none where no program fits on it, or no such GPU is known."""
     gpu = next((gpu for gpu in GPUS if gpu.capability == compiled.capability), None)
     if gpu is None or compiled.shared_bytes > SHARED_LIMIT[compiled.capability]:
         return {}
-    found: Bound = bound(compiled, gpu, programs, *case.work, case.precision, case.trips)
+    found: Bound = bound(compiled, gpu, programs, *case.work, case.precision, trips)
     return {
         "gpu": found.gpu,
         "roofline": found.roofline,

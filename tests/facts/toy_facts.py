@@ -20,7 +20,7 @@ def work(programs, length):
     return Work(4 * programs * length * WIDTH * 2, programs * 2 * 2 * length * length * WIDTH)
 
 
-def case(make, label, programs, length, trips=(), wrong=1.0):
+def case(make, label, programs, length, trips=lambda launch: (), wrong=1.0):
     meta = [torch.empty(programs, length, WIDTH, dtype=torch.bfloat16, device="meta") for _ in range(4)]
 
     def small(generator):
@@ -31,7 +31,7 @@ def case(make, label, programs, length, trips=(), wrong=1.0):
             {"o": attention(q.double(), k.double(), v.double())},
         )  # fmt: skip
 
-    return FactsCase(label, make(*meta), work(programs, length), small, trips=trips)
+    return FactsCase(label, lambda capability: make(*meta), work(programs, length), small, trips=trips)
 
 
 def register(kernels):
@@ -49,7 +49,7 @@ def register(kernels):
     @register_facts("toy")
     def toy() -> Iterator[FactsCase]:
         yield case(tile, "one tile", 10**6, 64)
-        yield case(loop, "a loop", 10**5, 128, trips=[4])
+        yield case(loop, "a loop", 10**5, 128, trips=lambda launch: [128 // launch.constexprs["N"]])
 
     @register_facts("wrong")
     def wrong() -> Iterator[FactsCase]:
