@@ -1,1 +1,1 @@
-"""What the rooms share."""
+"""What several rooms share: addressing of runs of tokens, masked rows, softmax, launches."""
