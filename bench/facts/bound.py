@@ -37,8 +37,10 @@ class Bound:
     gpu: its name.
     roofline: seconds of the least work at the GPU's peaks.
     seconds: that the compiled kernel takes at least.
-    binding: the part that takes them.
+    binding: what takes them: "memory", a part of the SMs, or "useful operations" where those at the peak take longer than both.
     cycles: of one program alone on an SM, by part; the parts work side by side.
+    on_chip: the busiest of them.
+    on_chip_share: its time over the bound's: what is left to 1 may hide latencies and conflicts.
     programs_per_multiprocessor: that fit at a time.
     limiter: what keeps it from being more: "registers", "shared memory", "warps" or "programs".
     """
@@ -48,6 +50,8 @@ class Bound:
     seconds: float
     binding: str
     cycles: dict[str, float]
+    on_chip: str
+    on_chip_share: float
     programs_per_multiprocessor: int
     limiter: str
 
@@ -89,12 +93,14 @@ def bound(
                 warp[part] += times * busy
     cycles = {part: total * compiled.num_warps for part, total in warp.items()}
     resident, limiter = residency(compiled, gpu)
+    on_chip = max(cycles, key=lambda part: cycles[part])
     rounds = math.ceil(programs / gpu.multiprocessors)  # of the busiest SM
-    seconds = {part: rounds * total / gpu.clock for part, total in cycles.items()}
-    seconds["memory"] = least_bytes / gpu.bandwidth
-    roofline = max(useful_flops / gpu.peaks[precision], seconds["memory"])
-    binding = max(seconds, key=lambda part: seconds[part])
-    return Bound(gpu.name, roofline, max(seconds[binding], roofline), binding, cycles, resident, limiter)
+    busy = rounds * cycles[on_chip] / gpu.clock
+    memory = least_bytes / gpu.bandwidth
+    roofline = max(useful_flops / gpu.peaks[precision], memory)
+    seconds = max(busy, roofline)
+    binding = on_chip if busy == seconds else "memory" if memory == seconds else "useful operations"
+    return Bound(gpu.name, roofline, seconds, binding, cycles, on_chip, busy / seconds, resident, limiter)
 
 
 def cost(instruction: Instruction, gpu: Gpu) -> dict[str, float]:
