@@ -131,6 +131,37 @@ class _CorrelationAttention(torch.autograd.Function):
         return *gradients, None, None, None, None
 
 
+def _triton_forward(
+    member: Tensor,
+    anchor: Tensor,
+    weight: Tensor,
+    valid_member: Tensor | None,
+    valid_anchor: Tensor | None,
+    num_streams: int,
+    anchor_asks: bool,
+) -> Tensor:
+    from intraformer_fast.kernels.correlation_attention import launch
+
+    return launch.forward(member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks)
+
+
+def _triton_backward(
+    grad: Tensor,
+    member: Tensor,
+    anchor: Tensor,
+    weight: Tensor,
+    valid_member: Tensor | None,
+    valid_anchor: Tensor | None,
+    num_streams: int,
+    anchor_asks: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from intraformer_fast.kernels.correlation_attention import launch
+
+    return launch.backward(grad, member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks)
+
+
 torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention", _output, lib=native.LIBRARY)
 torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention_backward", _gradients, lib=native.LIBRARY)
 native.LIBRARY.impl("correlation_attention", _CorrelationAttention.apply, "Autograd")
+native.LIBRARY.impl("correlation_attention", _triton_forward, "CUDA")
+native.LIBRARY.impl("correlation_attention_backward", _triton_backward, "CUDA")
