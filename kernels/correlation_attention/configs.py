@@ -1,6 +1,6 @@
 """Which kernel and which tiles serve a call: the numbers in tables, chosen by pure functions."""
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 HALF, TF32, IEEE = "half", "tf32", "ieee"
 """How products are made: of 16-bit numbers, of float32 rounded to TF32, of float32 as it is (without tensor cores)."""
@@ -55,7 +55,7 @@ WHOLE_LIMITS = {90: 64 * 512, 100: 64 * 512}
 # Programs that `forward.whole` is spread over at least, where there are too few runs: two for each multiprocessor.
 FORWARD_PROGRAMS = 264
 
-# Longest context: tiles. README.md has the facts behind the numbers.
+# Rows of the context's tile: the other tiles. README.md has the facts behind the numbers.
 FORWARD: dict[str, dict[int, Forward]] = {
     HALF: {64: Forward(64, 64, 64, 4, 3), 128: Forward(64, 64, 64, 4, 3), 256: Forward(64, 64, 64, 8, 2)},
     TF32: {64: Forward(32, 32, 64, 4, 2), 128: Forward(32, 32, 64, 8, 2), 256: Forward(32, 32, 32, 8, 2)},
@@ -77,16 +77,18 @@ WEIGHT_GRADIENT = Projection(128, 128, 64, 8, 3)
 WEIGHT_GRADIENT_PROGRAMS = 256
 
 
-Tiles = TypeVar("Tiles")
-
-
 def next_power_of_2(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def block(size: int) -> int:
-    """Rows or columns of a tile: a power of 2, and 16 at least, which a matrix instruction needs."""
-    return max(16, next_power_of_2(size))
+def width_block(width: int) -> int:
+    """Columns of a tile that holds whole tokens: a power of 2, and 16 at least, which a matrix instruction needs."""
+    return max(16, next_power_of_2(width))
+
+
+def context_block(context: int) -> int:
+    """Rows of a tile that holds the context of a run: 64 at least, the rows of Hopper's matrix instruction."""
+    return max(64, next_power_of_2(context))
 
 
 def missing_columns(width: int) -> int:
@@ -96,22 +98,26 @@ def missing_columns(width: int) -> int:
 
 def is_whole(mode: str, width: int, context: int, capability: int) -> bool:
     """Whether `whole` serves runs with a context of that many tokens. Numbers of 32 bits do not fit at the widths that matter."""
-    return mode == HALF and block(width) * block(context) <= WHOLE_LIMITS.get(capability, 0)
+    return mode == HALF and width_block(width) * context_block(context) <= WHOLE_LIMITS.get(capability, 0)
 
 
 def forward_whole(width: int, context: int) -> Whole:
-    """Queries of 16 KB: with the context of 64 x 512 two programs share a multiprocessor."""
-    return Whole(min(64, max(16, 8192 // block(width))), _warps_of_whole(width, context), 2)
+    """Queries of 16 KB: with a context of 64 x 512 two programs share a multiprocessor."""
+    return Whole(min(64, max(16, 8192 // width_block(width))), _warps_of_whole(width, context), 2)
 
 
 def backward_whole(width: int, context: int) -> Whole:
-    """Queries and gradients of 16 KB each, three of both under way."""
-    return Whole(min(32, max(8, 8192 // block(width))), _warps_of_whole(width, context), 3)
+    """Queries and gradients of 16 KB each, three of both under way; fewer where a long context makes many scores of each."""
+    return Whole(
+        min(32, max(8, min(8192 // width_block(width), 4096 // context_block(context)))),
+        _warps_of_whole(width, context),
+        3,
+    )
 
 
 def _warps_of_whole(width: int, context: int) -> int:
-    """Enough for the float32 gradient of the context to take half of their registers."""
-    return 8 if block(width) * block(context) > 64 * 256 else 4
+    """Enough for the float32 gradient of the context to take half of their registers, at most."""
+    return 8 if width_block(width) * context_block(context) > 64 * 128 else 4
 
 
 def forward_parts(num_runs: int, num_tiles: int) -> int:
@@ -120,17 +126,13 @@ def forward_parts(num_runs: int, num_tiles: int) -> int:
 
 
 def forward_chunked(mode: str, context: int) -> Forward:
-    return _first_of(FORWARD[mode], context)
+    return FORWARD[mode][context_block(context)]
 
 
 def backward_sliced(mode: str, context: int, width: int) -> Backward:
     """The slice is no wider than the tokens."""
-    tiles = _first_of(BACKWARD[mode], context)
-    return tiles._replace(slice=min(tiles.slice, block(width)), columns=min(tiles.columns, block(width)))
-
-
-def _first_of(table: dict[int, Tiles], context: int) -> Tiles:
-    return next(tiles for longest, tiles in table.items() if context <= longest)
+    tiles = BACKWARD[mode][context_block(context)]
+    return tiles._replace(slice=min(tiles.slice, width_block(width)), columns=min(tiles.columns, width_block(width)))
 
 
 def weight_gradient_parts(rows: int, width: int, num_streams: int) -> int:

@@ -2,7 +2,7 @@
 
     O = softmax(Z X_c^T) X_c    inside each of `num_runs` runs of Z [B, num_queries, D] and X_c [B, num_context, D]
 
-Row j of run r of Z stands at r * stride_z_r + j * stride_z_q: its runs need not follow each other. Columns of all tensors are contiguous.
+Row j of run r of Z stands at r * stride_z_r + j * stride_z_q: runs need not follow each other. Columns of all tensors are contiguous.
 Scores are held transposed, context first: the context is then the operand with enough rows for a matrix instruction, however few
 queries a tile has, and a tile of queries enters the products as it was loaded.
 """

@@ -11,7 +11,7 @@ from intraformer_fast.kernels.common.launches import Launch
 from . import backward as backward_kernels
 from . import configs
 from . import forward as forward_kernels
-from .products import project, weight_gradient
+from .products import project, project_launch, weight_gradient, weight_gradient_launch
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -104,12 +104,12 @@ def forward_launch(
     """softmax(Z X_c^T) X_c into `output` [B, r, d], for Z [B, runs, rows, d] and X_c [B, c, d]; r and c are cut into the runs."""
     batch, num_runs, num_rows, width = z.shape
     mode, longest, capability = _kind(z, context, capability)
-    constexprs: dict[str, Any] = {"D": width, "BN": configs.block(longest)}
+    constexprs: dict[str, Any] = {"D": width, "BN": configs.context_block(longest)}
     if configs.is_whole(mode, width, longest, capability):
         whole = configs.forward_whole(width, longest)
         kernel, num_warps, num_stages = forward_kernels.whole, whole.num_warps, whole.num_stages
         num_parts = configs.forward_parts(batch * num_runs, -(-num_rows // whole.queries))
-        constexprs |= {"BD": configs.block(width), "BM": whole.queries}
+        constexprs |= {"BD": configs.width_block(width), "BM": whole.queries}
     else:
         tiles = configs.forward_chunked(mode, longest)
         kernel, num_warps, num_stages = forward_kernels.chunked, tiles.num_warps, tiles.num_stages
@@ -131,12 +131,12 @@ def backward_launch(
     """dX_c and G = dZ, in the shapes of X_c and Z, given the gradient of what `forward_launch` writes."""
     batch, num_runs, _, width = z.shape
     mode, longest, capability = _kind(z, context, capability)
-    constexprs: dict[str, Any] = {"D": width, "BN": configs.block(longest)}
+    constexprs: dict[str, Any] = {"D": width, "BN": configs.context_block(longest)}
     if configs.is_whole(mode, width, longest, capability):
         whole = configs.backward_whole(width, longest)
         kernel, num_warps, num_stages = backward_kernels.whole, whole.num_warps, whole.num_stages
         num_slices = 1
-        constexprs |= {"BD": configs.block(width), "BM": whole.queries}
+        constexprs |= {"BD": configs.width_block(width), "BM": whole.queries}
     else:
         tiles = configs.backward_sliced(mode, longest, width)
         kernel, num_warps, num_stages = backward_kernels.sliced, tiles.num_warps, tiles.num_stages
@@ -197,3 +197,26 @@ def _inputs(z: Tensor, context: Tensor, valid: Tensor | None, num_queries: int) 
         **{"p_valid": valid, "stride_valid_b": valid_b, "stride_valid_n": valid_n},
         **{"num_queries": num_queries, "num_context": context.shape[1], "num_runs": z.shape[1]},
     }
+
+
+def possible_launches(
+    dtype: torch.dtype, width: int, context: int, capability: int, *, masked: bool = False
+) -> dict[str, Launch]:
+    """By name, what a call with these tokens can launch on a device of that capability, made of tensors without memory.
+
+    For `dtype` float32 they depend on `torch.backends.cuda.matmul.fp32_precision`, as everywhere.
+    """
+    queries = torch.empty((2, 3 * context, width), dtype=dtype, device="meta")
+    tokens = queries[:, :context]
+    weight = torch.empty((3, width, width), dtype=dtype, device="meta")
+    valid = torch.empty((2, context), dtype=torch.bool, device="meta") if masked else None
+    z = queries[:, None]
+    launches = {
+        "forward": forward_launch(queries, z, tokens, valid, capability),
+        "backward": backward_launch(tokens, z, queries, z, tokens, valid, capability),
+    }
+    if configs.mode_of(dtype) == configs.HALF:
+        launches["project"] = project_launch(queries, queries, weight)
+        launches["project transposed"] = project_launch(queries, queries, weight.mT)
+        launches["weight gradient"] = weight_gradient_launch(queries, queries, 3)[1]
+    return launches
