@@ -57,7 +57,7 @@ FORWARD_PROGRAMS = 264
 
 # Rows of the context's tile: the other tiles. README.md has the facts behind the numbers.
 FORWARD: dict[str, dict[int, Forward]] = {
-    HALF: {64: Forward(64, 64, 64, 4, 3), 128: Forward(64, 64, 64, 4, 3), 256: Forward(64, 64, 64, 8, 2)},
+    HALF: {64: Forward(64, 64, 64, 4, 3), 128: Forward(64, 64, 64, 8, 2), 256: Forward(32, 64, 64, 8, 2)},
     TF32: {64: Forward(32, 32, 64, 4, 2), 128: Forward(32, 32, 64, 8, 2), 256: Forward(32, 32, 32, 8, 2)},
     IEEE: {64: Forward(32, 16, 32, 8, 1), 128: Forward(16, 16, 16, 8, 1), 256: Forward(16, 16, 16, 8, 1)},
 }
