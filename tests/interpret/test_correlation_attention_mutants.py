@@ -19,6 +19,10 @@ def members_ask():
     return Case.draw(2, 33, 13, 32, 1, HALF, masked=True)
 
 
+def many_queries():
+    return Case.draw(1, 70, 9, 32, 1, HALF)
+
+
 def anchor_asks():
     return Case.draw(2, 37, 13, 32, 3, HALF, anchor_asks=True, masked=True)
 
@@ -49,7 +53,7 @@ MUTANTS = {
     "the wrong stride": ("forward", "* stride_c_n + o_d", "* stride_z_q + o_d", wider_rows, WHOLE),
     "unguarded queries": ("forward", "(o_q < q_size) & m_d", "m_d", members_ask, WHOLE),
     "an unguarded width": ("forward", "m_d = (o_d < D)[None, :]", "m_d = (o_d < BD)[None, :]", wider_rows, WHOLE),
-    "parts of a run are done twice": ("forward", "range(i_part * BM", "range(0 * BM", members_ask, WHOLE),
+    "every part of a run is the first": ("forward", "range(i_part * BM", "range(0 * BM", many_queries, WHOLE),
     "unguarded queries of chunks": ("forward", "m_q = o_q < q_size", "m_q = o_q < BM", members_ask, PARTS),
     "an unguarded chunk": ("forward", "m_v = (v + o_v < D)", "m_v = (v + o_v < D + BV)", wider_rows, PARTS),
     "one chunk of the scores": ("forward", "tl.dot(b_c, tl.trans(b_z), b_s,", "tl.dot(b_c, tl.trans(b_z),", wide, PARTS),
@@ -68,7 +72,7 @@ MUTANTS = {
     "rows of one cluster": ("projection", "o_b * stride_b + ", "", three_streams, WHOLE),
     "every stream has the first rows": ("projection", "(start + o_row % size)", "(o_row % size)", three_streams, WHOLE),
     "unguarded rows": ("projection", "m_row = (o_row < last)", "m_row = (o_row < last + BK)", three_streams, WHOLE),
-    "no transpose in dW": ("projection", "tl.dot(tl.trans(b_x), b_g, b_out)", "tl.dot(tl.trans(b_g), b_x, b_out)", three_streams, WHOLE),
+    "dW transposed": ("projection", "tl.dot(tl.trans(b_x), b_g, b_out)", "tl.dot(tl.trans(b_g), b_x, b_out)", three_streams, WHOLE),
 }  # fmt: skip
 
 
