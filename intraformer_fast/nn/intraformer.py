@@ -1,5 +1,6 @@
 """The drop-in Intraformer: the reference's parameters, the library's ops."""
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from intraformer_fast import reference
-from intraformer_fast.ops import encoder_block, routing
+from intraformer_fast.ops import correlation_attention, encoder_block, routing
 from intraformer_fast.presets import preset
 from intraformer_fast.reference.intraformer import Block, Bounds, merge_heads, split_heads
 
@@ -102,17 +103,45 @@ class Intraformer(reference.Intraformer):
         self, block: Block, tokens: Tensor, attended: Tensor, valid: Tensor | None, bounds: Bounds
     ) -> Tensor:
         """What follows the self-attention of all streams, `attended` [B, n, d]."""
-        correlation_attention = routing.select("correlation_attention", backend=self.backend).correlation_attention
         streams = [tokens[:, start:stop] for start, stop in bounds]
-        masks = [None if valid is None else valid[:, start:stop] for start, stop in bounds]
-        outputs = []
-        for m, (start, stop) in enumerate(bounds):
-            layer = block.layer(m)
-            h = layer.add_attention(streams[m], attended[:, start:stop])
-            if m > 0:
-                h = h + self._cross(block, m, h, streams[0], masks[m], masks[0], correlation_attention)
-            outputs.append(layer.add_ffn(h))
-        return torch.cat(outputs, dim=1)
+        hidden = [
+            block.layer(m).add_attention(streams[m], attended[:, start:stop]) for m, (start, stop) in enumerate(bounds)
+        ]
+        if len(hidden) > 1:
+            answers = self._cross_streams(block, hidden[1:], streams[0], valid)
+            hidden[1:] = [h + answer for h, answer in zip(hidden[1:], answers, strict=True)]
+        return torch.cat([block.layer(m).add_ffn(h) for m, h in enumerate(hidden)], dim=1)
+
+    def _cross_streams(
+        self, block: Block, members: list[Tensor], anchor: Tensor, valid: Tensor | None
+    ) -> Sequence[Tensor]:
+        """What C-ATT adds to the tokens of the streams 1..k-1, `members`; `anchor` is stream 0, `valid` covers all of them."""
+        cross = block.cross
+        assert cross is not None
+        sizes = [member.shape[1] for member in members]
+        anchor_valid = None if valid is None else valid[:, : anchor.shape[1]]
+        member_valid = None if valid is None else valid[:, anchor.shape[1] :]
+        # The anchor is never shorter than a member: it stands for either as the context.
+        module = routing.select(
+            "correlation_attention", members[0], anchor, cross.weight, anchor_valid, backend=self.backend
+        )
+        if module is not correlation_attention:
+            masks = [None] * len(sizes) if member_valid is None else member_valid.split(sizes, dim=1)
+            return [
+                self._cross(block, m, member, anchor, mask, anchor_valid, module.correlation_attention)
+                for m, (member, mask) in enumerate(zip(members, masks, strict=True), start=1)
+            ]
+        norms = [cross.norm_members[min(m, len(cross.norm_members) - 1)] for m in range(len(members))]
+        answer = correlation_attention.cross_attention(
+            torch.cat([norm(member) for norm, member in zip(norms, members, strict=True)], dim=1),
+            cross.norm_anchor(anchor),
+            cross.weight,
+            member_valid,
+            anchor_valid,
+            num_streams=len(members),
+            anchor_asks=self.cross_query == "anchor",
+        )
+        return block.dropout(answer).split(sizes, dim=1)
 
     def _fused_block(
         self,
