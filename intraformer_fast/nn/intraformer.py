@@ -95,8 +95,8 @@ class Intraformer(reference.Intraformer):
         )
         q, k, v = split_heads(projected, self.num_heads)
         # One attention over all streams: the blocks of block_attention are the sub-clusters.
-        block_attention = routing.select("block_attention", q, k, v, valid, backend=self.backend).block_attention
-        attended = block_attention(q, k, v, len(bounds), valid=valid)
+        module = routing.select("block_attention", q, k, v, valid, len(bounds), backend=self.backend)
+        attended = module.block_attention(q, k, v, len(bounds), valid=valid)
         return self._after_attention(block, tokens, merge_heads(attended), valid, bounds)
 
     def _after_attention(

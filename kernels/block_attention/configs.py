@@ -7,11 +7,10 @@ compile without a spilled register into the shared memory that the smallest GPU 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-HALF, FLOAT32, TF32, IEEE = MODES = "half", "float32", "tf32", "ieee"
-"""How products are made: of 16-bit numbers; of float32, each as three of TF32, which are as near to the truth as float32's own (twice
-the error at most); of float32 rounded to TF32; of float32, without tensor cores."""
+HALF, TF32, IEEE = MODES = "half", "tf32", "ieee"
+"""How products are made: of 16-bit numbers; of float32 rounded to TF32; of float32 as it is, without tensor cores."""
 
-INPUT_PRECISION = {HALF: "ieee", FLOAT32: "tf32x3", TF32: "tf32", IEEE: "ieee"}
+INPUT_PRECISION = {HALF: "ieee", TF32: "tf32", IEEE: "ieee"}
 """Triton's names of them."""
 
 FAMILIES = (80, 90, 100)
@@ -78,17 +77,18 @@ TABLES: dict[tuple[int, str], dict[int, Row]] = {
         64: Row((32, 4), (16, 4), Tile(32, 32, 4, 1), Tile(16, 16, 4, 1), Tile(32, 32, 4, 1)),
         256: Row((16, 4), (16, 4), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
     },
-    (90, FLOAT32): {
-        64: Row((64, 4), (64, 8), Tile(64, 64, 4, 1), Tile(64, 64, 8, 1), Tile(64, 32, 8, 1)),
-        128: Row((64, 4), (64, 8), Tile(32, 32, 4, 2), Tile(64, 64, 8, 1), Tile(64, 32, 8, 1)),
-        256: Row((16, 4), (16, 4), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
+    (90, TF32): {
+        32: Row((64, 4), (128, 8), Tile(64, 64, 4, 1), Tile(64, 64, 4, 1), Tile(64, 64, 4, 1)),
+        64: Row((64, 4), (64, 4), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 1)),
+        128: Row((64, 4), (64, 8), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 1)),
+        256: Row((64, 8), (32, 8), Tile(32, 32, 4, 1), Tile(16, 16, 8, 1), Tile(16, 16, 4, 1)),
     },
     (80, IEEE): {
         128: Row((16, 4), (16, 4), Tile(32, 32, 4, 1), Tile(16, 16, 8, 1), Tile(32, 32, 4, 1)),
         256: Row((16, 4), (16, 4), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
     },
 }
-TABLES |= {(90, TF32): TABLES[90, FLOAT32], (90, IEEE): TABLES[80, IEEE]}
+TABLES |= {(90, IEEE): TABLES[80, IEEE]}
 TABLES |= {(100, mode): TABLES[90, mode] for mode in MODES}
 
 # A matrix instruction of 16-bit numbers has 16 rows: a tile of so many gives no more warps something to do.
@@ -100,13 +100,6 @@ def family(capability: int) -> int:
     if 90 <= capability < 100:
         return 90
     return 100 if 100 <= capability < 120 else 80
-
-
-def float32_mode(asked: str, capability: int) -> str:
-    """How to multiply float32 where torch was told "tf32", "ieee" or, "none", nothing. Before 9.0 three products want more registers
-    than there are."""
-    default = FLOAT32 if family(capability) >= 90 else IEEE
-    return {"tf32": TF32, "ieee": IEEE}.get(asked, default)
 
 
 def plan(mode: str, width: int, longest: int, capability: int) -> Plan:

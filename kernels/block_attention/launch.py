@@ -150,7 +150,7 @@ class Call:
         self.longest = size + (longer > 0)
         self.runs = batch * heads * num_blocks
         self.programs = self.runs * self.longest
-        multiplied = mode(q.dtype, capability(q.device))
+        multiplied = mode(q.dtype)
         self.plan = plan or configs.plan(multiplied, width, self.longest, capability(q.device))
         # All of one length, and nothing is padding: then a tile that this length is a multiple of is always full.
         self.whole_size = size if not longer and valid is None and neighbors is None else None
@@ -214,11 +214,12 @@ def scatter_launch(table: Tensor, place: Tensor, ids: Tensor, order: Tensor, end
     return Launch(scatter.sum_places, (max(1, ids.numel()), table.shape[1]), arguments, constexprs, 4, 1)
 
 
-def mode(dtype: torch.dtype, capability: int) -> str:
-    """How products of this dtype are made, one of `configs.MODES`; of float32 as `torch.backends.cuda.matmul.fp32_precision` says."""
+def mode(dtype: torch.dtype) -> str:
+    """How products of this dtype are made, one of `configs.MODES`: those of float32 as torch makes its own, TF32 where it was told to
+    (`torch.backends.cuda.matmul.fp32_precision = "tf32"`)."""
     if dtype != torch.float32:
         return configs.HALF
-    return configs.float32_mode(torch.backends.cuda.matmul.fp32_precision, capability)
+    return configs.TF32 if torch.backends.cuda.matmul.fp32_precision == "tf32" else configs.IEEE
 
 
 def capability(device: torch.device) -> int:

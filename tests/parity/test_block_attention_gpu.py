@@ -10,6 +10,8 @@ from intraformer_fast import functional as F
 from intraformer_fast import nn, reference
 from intraformer_fast.bench import parity
 from intraformer_fast.ops import routing
+from intraformer_fast.ops.block_attention import block_attention
+from intraformer_fast.ops.gather_block_attention import gather_block_attention
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -52,7 +54,7 @@ def assert_parity(case):
     q = case.q.to(DEVICE)
     assert routing.not_supported_reasons("block_attention", "triton", q, q, q) == []
     verdict = parity.check(
-        run(F.block_attention, case),
+        run(block_attention, case),
         run(reference.block_attention, case),
         run(reference.block_attention, case, torch.float64),
     )
@@ -88,7 +90,7 @@ def test_float32_as_torch_is_told_to_multiply_it(shape, setting):
     before = matmul.fp32_precision
     try:
         matmul.fp32_precision = setting
-        verdict = parity.check(run(F.block_attention, case), run(reference.block_attention, case), exact)
+        verdict = parity.check(run(block_attention, case), run(reference.block_attention, case), exact)
     finally:
         matmul.fp32_precision = before
     assert verdict.passed, verdict.detail
@@ -99,9 +101,10 @@ def test_float32_as_torch_is_told_to_multiply_it(shape, setting):
 def test_gather(neighbors, num_blocks, dtype):
     case = GatherCase.draw(500, 4, 32, neighbors, num_blocks, dtype)
     results = []
-    for op, kind in ((F, dtype), (reference, dtype), (reference, torch.float64)):
+    eager = reference.gather_block_attention
+    for op, kind in ((gather_block_attention, dtype), (eager, dtype), (eager, torch.float64)):
         tables = tuple(t.to(DEVICE, kind).requires_grad_() for t in case.tables)
-        output = op.gather_block_attention(*tables, case.neighbors.to(DEVICE), num_blocks)
+        output = op(*tables, case.neighbors.to(DEVICE), num_blocks)
         gradients = torch.autograd.grad(output, tables, case.grad.to(DEVICE, kind))
         results.append(dict(zip(NAMES, (output.detach(), *gradients), strict=True)))
     verdict = parity.check(*results)
@@ -122,18 +125,18 @@ def test_gather_makes_no_copy_of_the_rows():
 @pytest.mark.parametrize("shape", ["paper", "paper, one run", "odd"])
 def test_the_same_bits_every_time(shape):
     case = Case.draw(*SHAPES[shape], torch.bfloat16, masked=True)
-    first, second = (run(F.block_attention, case) for _ in range(2))
+    first, second = (run(block_attention, case) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in NAMES)
 
 
 @pytest.mark.parametrize("shape", ["paper", "paper, one run", "odd"])
 def test_poisoned_padding_changes_no_bit(shape):
     case = Case.draw(*SHAPES[shape], torch.bfloat16, masked=True)
-    clean = run(F.block_attention, case)
+    clean = run(block_attention, case)
     padding = ~case.valid[:, None, :, None].expand_as(case.q)
     for name in ("q", "k", "v", "grad"):
         setattr(case, name, getattr(case, name).masked_fill(padding, torch.nan))
-    poisoned = run(F.block_attention, case)
+    poisoned = run(block_attention, case)
     assert all(torch.equal(clean[name], poisoned[name]) for name in NAMES)
 
 
@@ -144,6 +147,24 @@ def test_offsets_are_64_bit():
     x[-1].normal_()
     expected = F.block_attention(x[-1:], x[-1:], x[-1:], 4)
     assert torch.equal(F.block_attention(x, x, x, 4)[-1:], expected)
+
+
+def test_the_faster_of_two_serves():
+    """Float32 gradients of long runs are the reference's, unless torch was told to multiply in TF32."""
+    q = torch.randn(2, 2, 64, 32, device=DEVICE).requires_grad_()
+    chosen = {}
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    for setting in ("ieee", "tf32"):
+        matmul.fp32_precision = setting
+        chosen[setting] = routing.select("block_attention", q, q, q, None, 2)
+        assert routing.select("block_attention", q, q, q, None, 4).__name__.endswith("ops.block_attention")
+        assert routing.select("block_attention", *[q.bfloat16()] * 3, None, 2).__name__.endswith("ops.block_attention")
+    matmul.fp32_precision = before
+    assert chosen["ieee"] is reference
+    assert chosen["tf32"].__name__.endswith("ops.block_attention")
+    with torch.no_grad():
+        assert routing.select("block_attention", q, q, q, None, 2).__name__.endswith("ops.block_attention")
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -173,7 +194,7 @@ def test_opcheck():
 def test_second_gradients():
     q, k, v = (torch.randn(2, 2, 6, 4, device=DEVICE).requires_grad_() for _ in range(3))
     results = []
-    for op in (F.block_attention, reference.block_attention):
+    for op in (block_attention, reference.block_attention):
         (first,) = torch.autograd.grad(op(q, k, v, 2).square().sum(), q, create_graph=True)
         results.append(torch.autograd.grad(first.square().sum(), (q, k, v)))
     torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
