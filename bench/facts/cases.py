@@ -14,17 +14,17 @@ from .compiled import Launch
 
 @dataclass(frozen=True)
 class Small:
-    """A launch as for capability 80, to be executed on the CPU: a few programs, of the tiles that the real size has.
+    """Launches as for capability 80, to be executed on the CPU: a few programs, of the tiles that the real size has.
 
     Attributes:
-        launch: of tensors on the CPU.
-        work: the least that any kernel has to do for it.
-        found: the tensors that the launch writes, by name.
+        launches: one after the other, of tensors on the CPU.
+        work: the least that any kernels have to do for it.
+        found: the tensors that they write, by name.
         eager: what they should be, from the reference in the same dtype.
         exact: the same in float64.
     """
 
-    launch: Launch
+    launches: Sequence[Launch]
     work: Work
     found: Mapping[str, Tensor]
     eager: Mapping[str, Tensor]
@@ -33,19 +33,19 @@ class Small:
 
 @dataclass(frozen=True)
 class FactsCase:
-    """One kernel at one size.
+    """One op at one size.
 
     Attributes:
         label: unique among the cases of a name.
-        launch: for a capability (80, 90 or 100), at the size it is meant for, of tensors on `meta`; it is compiled, not run.
-        work: the least that any kernel has to do for it.
+        launches: for a capability (80, 90 or 100), at the size it is meant for, of tensors on `meta`; they are compiled, not run.
+        work: the least that any kernels have to do for it.
         small: makes what is executed, with inputs from the generator.
         precision: whose peak rate the roofline has: "bf16" (fp16 as well), "tf32" or "fp32".
         trips: of each loop of such a launch, an outer loop before the inner; see `sass.Code.executions`.
     """
 
     label: str
-    launch: Callable[[int], Launch]
+    launches: Callable[[int], Sequence[Launch]]
     work: Work
     small: Callable[[torch.Generator], Small]
     precision: str = "bf16"

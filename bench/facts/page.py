@@ -15,8 +15,7 @@ EXECUTED = "Executed on the CPU, from the PTX for sm_80; never run on a GPU"
 
 COMPILED_COLUMNS = (
     "case", "kernel", "for", "registers", "spilled", "shared memory", "programs an SM", "tensor-core instructions",
-    "issued / useful FLOP",
-    "static bound", "of roofline", "bound by", "busiest on chip",
+    "busiest on chip", "issued / useful FLOP", "static bound", "of roofline", "bound by", "chip busy",
 )  # fmt: skip
 EXECUTED_COLUMNS = (
     "case", "kernel", "programs", "parity", "sectors", "sectors / least", "issued / useful FLOP", "bank conflicts / wavefronts",
@@ -27,7 +26,8 @@ LEGEND = (
     "from local memory. Tensor-core instructions: as they stand in the code; HMMA is a warp's, HGMMA four warps', UTCHMMA a program's.",
     "Static bound: the time that the busiest part of the GPU needs for the compiled instructions, or its memory for the least bytes, "
     "at published rates, if everything overlapped perfectly. No speed was ever achieved, measured or calibrated. Of roofline: the time "
-    "of the least work at the peaks, over the bound. Busiest on chip: which part of the multiprocessors, and its share of the bound.",
+    "of the least work at the peaks, over the bound. Chip busy: the share of the bound that the busiest parts of the "
+    "multiprocessors take. Bound, FLOP and share are of all kernels of a case together.",
     "Executed on the CPU: every access checked to be within its tensor, shared memory to be free of races, the results against "
     "float64 (at most twice the error of eager PyTorch). Sectors: of 32 bytes, that warps ask for, before any cache; the least is what "
     "any kernel reads and writes. Bank conflicts: passes of shared memory that a better layout would not need.",
@@ -107,9 +107,15 @@ def _tables(rows: Sequence[Row]) -> list[tuple[str, Sequence[str], list[Sequence
 
 
 def _compiled_cells(row: CompiledRow) -> Sequence[str]:
-    has_bound = row.bound is not None and row.of_roofline is not None and row.on_chip_share is not None
+    """What is of the whole case stands in the line of its first launch."""
+    of_case = ("", "", "", "", "")
+    if row.launch == 0:
+        share = f"{row.on_chip_share:.0%}" if row.on_chip_share is not None else ""
+        roofline = f"{row.of_roofline:.0%}" if row.of_roofline is not None else ""
+        time = seconds(row.bound) if row.bound is not None else ""
+        of_case = (_ratio(row.issued_flops, row.useful_flops), time, roofline, row.binding, share)
     return (
-        row.case,
+        row.case if row.launch == 0 else "",
         row.kernel,
         f"sm_{row.capability}" + (f" ({row.gpu.partition('-')[0]})" if row.gpu else ""),
         str(row.registers),
@@ -117,11 +123,8 @@ def _compiled_cells(row: CompiledRow) -> Sequence[str]:
         _kib(row.shared_bytes),
         f"{row.programs_per_multiprocessor} ({row.limiter})" if row.programs_per_multiprocessor else "",
         row.tensor_core or "none",
-        _ratio(row.issued_flops, row.useful_flops),
-        seconds(row.bound or 0.0) if has_bound else "",
-        f"{row.of_roofline:.0%}" if has_bound else "",
-        row.binding,
-        f"{row.on_chip} {row.on_chip_share:.0%}" if has_bound else "",
+        row.on_chip,
+        *of_case,
     )
 
 

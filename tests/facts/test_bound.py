@@ -1,11 +1,9 @@
 """The static bound: rates, and kernels of a few instructions whose bound is known."""
 
-import dataclasses
-
 import pytest
 
 from intraformer_fast.bench.facts import sass
-from intraformer_fast.bench.facts.bound import bound, cost, residency
+from intraformer_fast.bench.facts.bound import bound, cost, kernel_time, residency
 from intraformer_fast.bench.facts.compiled import Compiled, compile_launch
 from intraformer_fast.bench.facts.gpus import GPUS, gpu
 
@@ -40,8 +38,9 @@ def test_rates_agree_with_the_peaks():
         ("LDSM.16.M88.4 R4, [R1]", "shared memory", 4.0),
         ("LDSM.16.MT88.2 R4, [R1]", "shared memory", 2.0),
         ("LDGSTS.E.BYPASS.128 [R1], [R2.64]", "shared memory", 4.0),
-        ("STG.E [R2.64], R1", "shared memory", 1.0),
-        ("SHFL.BFLY PT, R1, R2, 0x1, 0x1f", "shared memory", 1.0),
+        ("LDGSTS.E.BYPASS.128 [R1], [R2.64]", "first-level cache", 4.0),
+        ("STG.E [R2.64], R1", "first-level cache", 1.0),
+        ("SHFL.BFLY PT, R1, R2, 0x1, 0x1f", "shuffles", 1.0),
         ("BAR.SYNC.DEFER_BLOCKING 0x0", "issue", 0.25),
     ],
 )
@@ -59,31 +58,34 @@ def test_a_quarter_of_wgmma_is_a_warps():
 def test_bound_by_exponentials():
     """1,000 a warp: 2,000 cycles of each program's four warps on the SM with the most programs."""
     kernel = compiled(*["MUFU.EX2 R1, R2"] * 1000)
-    found = bound(kernel, A100, 109, least_bytes=1, useful_flops=1, precision="bf16")
-    assert found.binding == found.on_chip == "special functions"
+    time = kernel_time(kernel, A100, 109)
+    found = bound([time], A100, least_bytes=1, useful_flops=1, precision="bf16")
+    assert found.binding == time.part == "special functions"
     assert found.seconds == pytest.approx(2 * 4 * 2000 / 1.41e9)
     assert found.on_chip_share == 1
     assert found.of_roofline < 1e-4
 
 
 def test_bound_by_memory():
-    found = bound(
-        compiled("MUFU.EX2 R1, R2"), H100_like(), 1, least_bytes=2039 * 10**6, useful_flops=0, precision="bf16"
-    )
+    time = kernel_time(compiled("MUFU.EX2 R1, R2"), A100, 1)
+    found = bound([time], A100, least_bytes=2039 * 10**6, useful_flops=0, precision="bf16")
     assert found.seconds == found.roofline == pytest.approx(1e-3)
     assert (found.binding, found.of_roofline) == ("memory", 1)
     assert found.on_chip_share < 1e-5
 
 
-def H100_like():
-    return dataclasses.replace(A100, name="another")
+def test_launches_follow_one_another():
+    slow, fast = (kernel_time(compiled(*["MUFU.EX2 R1, R2"] * count), A100, 108) for count in (2000, 1000))
+    found = bound([slow, fast], A100, 1, 1, "bf16")
+    assert found.seconds == slow.seconds + fast.seconds
 
 
 def test_multiplying_more_than_is_useful_lowers_the_bound():
     flops = 108 * 4 * 1000 * 4096
     kernel = compiled(*["HMMA.16816.F32.BF16 R4, R8, R12, R4"] * 1000)
-    assert bound(kernel, A100, 108, 1, flops, "bf16").of_roofline == pytest.approx(1, rel=2e-3)
-    assert bound(kernel, A100, 108, 1, flops // 2, "bf16").of_roofline == pytest.approx(0.5, rel=2e-3)
+    time = kernel_time(kernel, A100, 108)
+    assert bound([time], A100, 1, flops, "bf16").of_roofline == pytest.approx(1, rel=2e-3)
+    assert bound([time], A100, 1, flops // 2, "bf16").of_roofline == pytest.approx(0.5, rel=2e-3)
 
 
 def test_residency():
@@ -98,12 +100,12 @@ def test_residency():
 
 def test_a_loop_counts_its_trips(attention_loop, meta):
     kernel = compile_launch(attention_loop(*meta(4, (4, 256, 128))), 80)
-    once, twice = (bound(kernel, A100, 16, 1, 1, "bf16", [trips]).cycles["tensor cores"] for trips in (1, 2))
+    once, twice = (kernel_time(kernel, A100, 16, [trips]).cycles["tensor cores"] for trips in (1, 2))
     assert twice == 2 * once == pytest.approx(2 * 4 * 64 * 64 * 128 / A100.matrix_flops("bf16"))
 
 
 def test_another_gpu():
     with pytest.raises(ValueError, match="compiled for 80: H100-SXM5-80GB needs 90"):
-        bound(compiled("NOP"), H100, 1, 1, 1, "bf16")
+        kernel_time(compiled("NOP"), H100, 1)
     with pytest.raises(ValueError, match="no GPU of capability 75"):
         gpu(75)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from intraformer_fast.bench.facts.bound import bound
+from intraformer_fast.bench.facts.bound import bound, kernel_time
 from intraformer_fast.bench.facts.compiled import compile_launch
 from intraformer_fast.bench.facts.execute import execute
 from intraformer_fast.bench.facts.flex import flex_launch
@@ -36,7 +36,8 @@ def test_at_the_size_of_the_paper():
     assert launch.trips == (2, 0)
     compiled = compile_launch(launch, 90)
     flops = 4096 * 4 * 4 * 256 * 64 * 128
-    found = bound(compiled, gpu(90), 2 * 4096 * 4, 4 * q.numel() * 2, flops, "bf16", launch.trips)
+    time = kernel_time(compiled, gpu(90), 2 * 4096 * 4, launch.trips)
+    found = bound([time], gpu(90), 4 * q.numel() * 2, flops, "bf16")
     assert compiled.mma_flops(launch.trips) * 2 * 4096 * 4 == 2 * flops
     assert 0 < found.of_roofline <= 1
 

@@ -27,11 +27,11 @@ def case(make, label, programs, length, trips=lambda launch: (), wrong=1.0):
         q, k, v = (torch.randn(2, length, WIDTH, generator=generator).bfloat16() for _ in range(3))
         out = torch.full_like(q, torch.nan)
         return Small(
-            make(q * wrong, k, v, out), work(2, length), {"o": out}, {"o": attention(q, k, v)},
+            [make(q * wrong, k, v, out)], work(2, length), {"o": out}, {"o": attention(q, k, v)},
             {"o": attention(q.double(), k.double(), v.double())},
         )  # fmt: skip
 
-    return FactsCase(label, lambda capability: make(*meta), work(programs, length), small, trips=trips)
+    return FactsCase(label, lambda capability: [make(*meta)], work(programs, length), small, trips=trips)
 
 
 def register(kernels):
