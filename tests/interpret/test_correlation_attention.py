@@ -66,8 +66,8 @@ def test_float32_where_torch_was_told_tf32(device, tf32, shape):
     found, exact = case.run(launch, device), case.expected(torch.float64)
     names = ("output", "grad_anchor")
     errors = {name: float((found[name] - exact[name]).norm() / exact[name].norm()) for name in names}
-    # Of factors rounded to 11 significant bits: not those of float32, and not those of bfloat16 with its 8.
-    assert all(2**-15 < error < 2**-9 for error in errors.values()), errors
+    # Of factors cut to 11 significant bits in three products: not those of float32, and not those of bfloat16 with its 8.
+    assert all(2**-14 < error < 2**-8.5 for error in errors.values()), errors
 
 
 @pytest.mark.parametrize("width", [24, 80])
