@@ -57,9 +57,9 @@ FORWARD_PROGRAMS = 264
 
 # Rows of the context's tile: the other tiles. README.md has the facts behind the numbers.
 FORWARD: dict[str, dict[int, Forward]] = {
-    HALF: {64: Forward(64, 64, 64, 4, 3), 128: Forward(64, 64, 64, 8, 2), 256: Forward(32, 64, 64, 8, 2)},
+    HALF: {64: Forward(64, 64, 64, 4, 3), 128: Forward(64, 32, 64, 8, 2), 256: Forward(32, 32, 64, 8, 2)},
     TF32: {64: Forward(32, 32, 64, 4, 2), 128: Forward(32, 32, 64, 8, 2), 256: Forward(32, 32, 32, 8, 2)},
-    IEEE: {64: Forward(32, 16, 32, 8, 1), 128: Forward(16, 16, 16, 8, 1), 256: Forward(16, 16, 16, 8, 1)},
+    IEEE: {64: Forward(32, 16, 32, 8, 1), 128: Forward(32, 16, 16, 8, 1), 256: Forward(32, 16, 16, 8, 1)},
 }
 BACKWARD: dict[str, dict[int, Backward]] = {
     HALF: {
@@ -102,17 +102,18 @@ def is_whole(mode: str, width: int, context: int, capability: int) -> bool:
 
 
 def forward_whole(width: int, context: int) -> Whole:
-    """Queries of 16 KB: with a context of 64 x 512 two programs share a multiprocessor."""
-    return Whole(min(64, max(16, 8192 // width_block(width))), _warps_of_whole(width, context), 2)
+    """With a context of 64 x 512 two programs share a multiprocessor."""
+    return Whole(_queries_of_whole(width, context, 16, 64), _warps_of_whole(width, context), 2)
 
 
 def backward_whole(width: int, context: int) -> Whole:
-    """Queries and gradients of 16 KB each, three of both under way; fewer where a long context makes many scores of each."""
-    return Whole(
-        min(32, max(8, min(8192 // width_block(width), 4096 // context_block(context)))),
-        _warps_of_whole(width, context),
-        3,
-    )
+    """As many rows of gradients come with the queries; three tiles of both are under way."""
+    return Whole(_queries_of_whole(width, context, 8, 32), _warps_of_whole(width, context), 3)
+
+
+def _queries_of_whole(width: int, context: int, least: int, most: int) -> int:
+    """16 KB of them, fewer where a long context makes many scores of each."""
+    return max(least, min(most, 8192 // width_block(width), 4096 // context_block(context)))
 
 
 def _warps_of_whole(width: int, context: int) -> int:

@@ -86,12 +86,11 @@ def chunked(
         b_c = tl.load(p_c + (k + o_k)[None, :], mask=m_c[:, None] & m_k, other=0.0)
         b_z = tl.load(p_z + (k + o_k)[None, :], mask=m_q & m_k, other=0.0)
         b_s = tl.dot(b_c, tl.trans(b_z), b_s, input_precision=PRECISION)
-    # [BM, BN]
-    b_p = tl.trans(softmax_columns(b_s, m_c)).to(p_c.dtype.element_ty)
+    b_p = softmax_columns(b_s, m_c).to(p_c.dtype.element_ty)
     for v in range(0, D, BV):
         m_v = (v + o_v < D)[None, :]
         # [BN, BV]
         b_c = tl.load(p_c + (v + o_v)[None, :], mask=m_c[:, None] & m_v, other=0.0)
-        # [BM, BV]
-        b_out = tl.dot(b_p, b_c, input_precision=PRECISION)
-        tl.store(p_out + (v + o_v)[None, :], b_out.to(p_out.dtype.element_ty), mask=m_q & m_v)
+        # [BV, BM]
+        b_out = tl.dot(tl.trans(b_c), b_p, input_precision=PRECISION)
+        tl.store(p_out + (v + o_v)[None, :], tl.trans(b_out).to(p_out.dtype.element_ty), mask=m_q & m_v)
