@@ -1,5 +1,6 @@
 """From tensors to launches: which kernel, which tile, which grid. Takes tensors of any device; only running needs a GPU."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from intraformer_fast.kernels.common.launches import Launch
 from . import backward as backward_kernels
 from . import configs, scatter
 from . import forward as forward_kernels
+
+TINY = 1e-30
 
 # Gradients of one place of one sample, read at once by a program of `scatter.sum_places`.
 PLACES = 8
@@ -150,7 +153,7 @@ class Call:
         self.longest = size + (longer > 0)
         self.runs = batch * heads * num_blocks
         self.programs = self.runs * self.longest
-        multiplied = mode(q.dtype)
+        multiplied = mode(q.dtype, width)
         self.plan = plan or configs.plan(multiplied, width, self.longest, capability(q.device))
         # All of one length, and nothing is padding: then a tile that this length is a multiple of is always full.
         self.whole_size = size if not longer and valid is None and neighbors is None else None
@@ -161,7 +164,9 @@ class Call:
             **_flags("valid", valid),
             **_flags("ids", neighbors),
             **{"num_samples": q.shape[2], "num_heads": heads, "num_blocks": num_blocks, "size": size, "longer": longer},
-            "scale": scale,
+            # Scores are kept as products times `sign`, whose largest is that of the largest weight, and `factor` (never 0, which
+            # would make NaN of what is masked) takes their differences to powers of 2.
+            **{"scale": scale, "sign": math.copysign(1.0, scale), "factor": max(abs(scale), TINY) * math.log2(math.e)},
         }
         if neighbors is not None:  # one table for all clusters
             self.arguments |= {f"stride_{name}_b": 0 for name in "qkv"}
@@ -214,12 +219,13 @@ def scatter_launch(table: Tensor, place: Tensor, ids: Tensor, order: Tensor, end
     return Launch(scatter.sum_places, (max(1, ids.numel()), table.shape[1]), arguments, constexprs, 4, 1)
 
 
-def mode(dtype: torch.dtype) -> str:
+def mode(dtype: torch.dtype, width: int) -> str:
     """How products of this dtype are made, one of `configs.MODES`: those of float32 as torch makes its own, TF32 where it was told to
-    (`torch.backends.cuda.matmul.fp32_precision = "tf32"`)."""
+    (`torch.backends.cuda.matmul.fp32_precision = "tf32"`) and heads are not too wide for it."""
     if dtype != torch.float32:
         return configs.HALF
-    return configs.TF32 if torch.backends.cuda.matmul.fp32_precision == "tf32" else configs.IEEE
+    rounded = torch.backends.cuda.matmul.fp32_precision == "tf32" and width <= configs.WIDEST_TF32
+    return configs.TF32 if rounded else configs.IEEE
 
 
 def capability(device: torch.device) -> int:
