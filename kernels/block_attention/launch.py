@@ -153,7 +153,7 @@ class Call:
         self.longest = size + (longer > 0)
         self.runs = batch * heads * num_blocks
         self.programs = self.runs * self.longest
-        multiplied = mode(q.dtype, width)
+        multiplied = mode(q.dtype)
         self.plan = plan or configs.plan(multiplied, width, self.longest, capability(q.device))
         # All of one length, and nothing is padding: then a tile that this length is a multiple of is always full.
         self.whole_size = size if not longer and valid is None and neighbors is None else None
@@ -219,13 +219,12 @@ def scatter_launch(table: Tensor, place: Tensor, ids: Tensor, order: Tensor, end
     return Launch(scatter.sum_places, (max(1, ids.numel()), table.shape[1]), arguments, constexprs, 4, 1)
 
 
-def mode(dtype: torch.dtype, width: int) -> str:
+def mode(dtype: torch.dtype) -> str:
     """How products of this dtype are made, one of `configs.MODES`: those of float32 as torch makes its own, TF32 where it was told to
-    (`torch.backends.cuda.matmul.fp32_precision = "tf32"`) and heads are not too wide for it."""
+    (`torch.backends.cuda.matmul.fp32_precision = "tf32"`)."""
     if dtype != torch.float32:
         return configs.HALF
-    rounded = torch.backends.cuda.matmul.fp32_precision == "tf32" and width <= configs.WIDEST_TF32
-    return configs.TF32 if rounded else configs.IEEE
+    return configs.TF32 if torch.backends.cuda.matmul.fp32_precision == "tf32" else configs.IEEE
 
 
 def capability(device: torch.device) -> int:

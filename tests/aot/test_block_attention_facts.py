@@ -35,7 +35,7 @@ def launches(mode: str, width: int, plan: configs.Plan, kind: str):
 @pytest.mark.parametrize("mode", configs.MODES)
 @pytest.mark.parametrize("family", configs.FAMILIES)
 def test_no_spills_and_enough_shared_memory(family, mode, monkeypatch):
-    monkeypatch.setattr(launch, "mode", lambda dtype, width: mode)
+    monkeypatch.setattr(launch, "mode", lambda dtype: mode)
     seen = set()
     for of_family, of_mode, width, plan in PLANS:
         if (of_family, of_mode) != (family, mode):

@@ -52,6 +52,10 @@ def run(op, case, dtype=None):
 
 def assert_parity(case):
     q = case.q.to(DEVICE)
+    if q.dtype == torch.float32 and q.shape[-1] > 128:
+        (reason,) = routing.not_supported_reasons("block_attention", "triton", q, q, q)
+        assert "256 wide" in reason
+        return
     assert routing.not_supported_reasons("block_attention", "triton", q, q, q) == []
     verdict = parity.check(
         run(block_attention, case),
