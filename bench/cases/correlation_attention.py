@@ -1,6 +1,6 @@
 """C-ATT of all streams of a layer in one call: ours beside the reference, stream by stream, eager and compiled."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,6 +8,8 @@ from torch import Tensor
 from intraformer_fast.ops import correlation_attention as op
 from intraformer_fast.ops import routing
 
+from ..facts.cases import FactsCase, Small, register_facts
+from ..facts.compiled import Launch
 from ..registry import EAGER, OURS, Case, Inputs, Limit, Make, Step, Work, register
 
 VALID = 0.8
@@ -126,3 +128,81 @@ def _multiply(inputs: Inputs) -> Callable[[], Tensor]:
     rows, matrix = inputs["member"].flatten(0, 1), inputs["weight"][0]
     target = torch.empty_like(rows)
     return lambda: torch.mm(rows, matrix, out=target)
+
+
+CLUSTERS, MEMBERS, ANCHORS, WIDTH = 4096, 192, 64, 512
+"""The paper's: three streams of 64 tokens look at stream 0."""
+
+
+@register_facts("correlation_attention")
+def facts() -> Iterator[FactsCase]:
+    """Attention alone: its products with W are matrix products like any others."""
+    yield _facts_case("forward", _forward, (2, 1), 2)
+    yield _facts_case("backward", _backward, (3, 2), 5)
+
+
+def _facts_case(
+    label: str, make: Callable[[list[Tensor], int], Launch], least: tuple[int, int], products: int
+) -> FactsCase:
+    """`least`: how often rows of the members and of the anchor are read or written; `products` of queries by context."""
+
+    def tensors(clusters: int, members: int, device: str) -> list[Tensor]:
+        """Z, the anchor, the gradient of the output; what is written: output, G, the gradient of the anchor."""
+        sizes = (members, ANCHORS, members, members, members, ANCHORS)
+        return [torch.empty((clusters, n, WIDTH), dtype=torch.bfloat16, device=device) for n in sizes]
+
+    def work(clusters: int, members: int) -> Work:
+        rows = least[0] * members + least[1] * ANCHORS
+        return Work(clusters * rows * WIDTH * 2, 2 * products * clusters * members * ANCHORS * WIDTH)
+
+    def small(generator: torch.Generator) -> Small:
+        given = tensors(1, 64, "cpu")
+        for tensor in given[:3]:
+            tensor.normal_(std=WIDTH**-0.25, generator=generator)
+        for tensor in given[3:]:
+            tensor.fill_(torch.nan)
+        launch = make(given, 80)
+        written = {"output": given[3]} if products == 2 else {"grad_projected": given[4], "grad_anchor": given[5]}
+        expected = [_attended([t.to(dtype) for t in given[:3]], products) for dtype in (torch.bfloat16, torch.float64)]
+        eager, exact = (dict(zip(written, found, strict=True)) for found in expected)
+        return Small([launch], work(1, 64), written, eager, exact)
+
+    return FactsCase(
+        f"[{CLUSTERS}, {MEMBERS} and {ANCHORS}, {WIDTH}] bfloat16, {label}",
+        lambda capability: [make(tensors(CLUSTERS, MEMBERS, "meta"), capability)],
+        work(CLUSTERS, MEMBERS),
+        small,
+        trips=_trips,
+    )
+
+
+def _attended(given: list[Tensor], products: int) -> Sequence[Tensor]:
+    z, anchor, grad = (tensor.detach().requires_grad_() for tensor in given)
+    output = (z @ anchor.mT).softmax(-1) @ anchor
+    return [output.detach()] if products == 2 else torch.autograd.grad(output, (z, anchor), grad)
+
+
+def _forward(given: list[Tensor], capability: int) -> Launch:
+    from intraformer_fast.kernels.correlation_attention import launch
+
+    z, anchor, _, output, *_ = given
+    return launch.forward_launch(output, z[:, None], anchor, None, capability)
+
+
+def _backward(given: list[Tensor], capability: int) -> Launch:
+    from intraformer_fast.kernels.correlation_attention import launch
+
+    z, anchor, grad, _, grad_z, grad_anchor = given
+    return launch.backward_launch(grad_anchor, grad_z[:, None], grad, z[:, None], anchor, None, capability)
+
+
+def _trips(one: Launch) -> Sequence[int]:
+    """Of the loops that are loops still: short ones over the width are unrolled."""
+    tiles = one.constexprs
+    queries = MEMBERS // tiles["BM"]
+    loops = {
+        "whole": [queries],
+        "chunked": [WIDTH // tiles.get("BK", WIDTH)],
+        "sliced": [queries, tiles.get("BW", 1) // tiles.get("BV", 1)],
+    }
+    return loops[one.kernel.__name__]

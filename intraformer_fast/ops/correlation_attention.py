@@ -32,6 +32,24 @@ def not_supported_reasons(
     return reasons
 
 
+def slower_reasons(
+    backend: str,
+    x_query: Tensor | None = None,
+    x_context: Tensor | None = None,
+    weight: Tensor | None = None,
+    valid_context: Tensor | None = None,
+) -> list[str]:
+    """Why the reference is faster than the op of `backend`; empty where it is not."""
+    tensors = [t for t in (x_query, x_context, weight) if t is not None]
+    if backend != "triton" or not tensors or tensors[0].dtype != torch.float32 or torch.is_autocast_enabled("cuda"):
+        return []
+    if eligibility.multiplies_in_tf32() or not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
+        return []
+    return [
+        "gradients of float32 off the tensor cores: each slice of the width makes the scores anew, cuBLAS only once"
+    ]
+
+
 def correlation_attention(
     x_query: Tensor, x_context: Tensor, weight: Tensor, *, valid_context: Tensor | None = None
 ) -> Tensor:

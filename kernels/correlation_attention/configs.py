@@ -49,9 +49,11 @@ class Projection(NamedTuple):
     num_stages: int
 
 
-# Compute capability: elements of a context, [context, width] as tiles, that `whole` may hold. 64 x 512 are 64 KB of shared memory and,
-# as the float32 gradient, half the registers. Matrix instructions of 8.0 take their operands from registers: a context does not fit.
-WHOLE_LIMITS = {90: 64 * 512, 100: 64 * 512}
+# Compute capability: elements of a context, [context, width] as tiles, that the kernels `whole` may hold. 64 x 512 are 64 KB of shared
+# memory and, as the float32 gradient, half the registers. Matrix instructions of 8.0 take their operands from registers: a
+# context does not fit there.
+FORWARD_WHOLE = {90: 64 * 512, 100: 64 * 512}
+BACKWARD_WHOLE = {90: 64 * 512, 100: 64 * 512}
 # Programs that `forward.whole` is spread over at least, where there are too few runs: two for each multiprocessor.
 FORWARD_PROGRAMS = 264
 
@@ -96,9 +98,12 @@ def missing_columns(width: int) -> int:
     return -width % 16
 
 
-def is_whole(mode: str, width: int, context: int, capability: int) -> bool:
-    """Whether `whole` serves runs with a context of that many tokens. Numbers of 32 bits do not fit at the widths that matter."""
-    return mode == HALF and width_block(width) * context_block(context) <= WHOLE_LIMITS.get(capability, 0)
+def is_whole(limits: dict[int, int], mode: str, width: int, context: int, capability: int) -> bool:
+    """Whether `whole` serves runs with a context of that many tokens. Numbers of 32 bits do not fit at the widths that matter.
+
+    `limits` is one of the two tables above.
+    """
+    return mode == HALF and width_block(width) * context_block(context) <= limits.get(capability, 0)
 
 
 def forward_whole(width: int, context: int) -> Whole:

@@ -105,7 +105,7 @@ def forward_launch(
     batch, num_runs, num_rows, width = z.shape
     mode, longest, capability = _kind(z, context, capability)
     constexprs: dict[str, Any] = {"D": width, "BN": configs.context_block(longest)}
-    if configs.is_whole(mode, width, longest, capability):
+    if configs.is_whole(configs.FORWARD_WHOLE, mode, width, longest, capability):
         whole = configs.forward_whole(width, longest)
         kernel, num_warps, num_stages = forward_kernels.whole, whole.num_warps, whole.num_stages
         num_parts = configs.forward_parts(batch * num_runs, -(-num_rows // whole.queries))
@@ -132,7 +132,7 @@ def backward_launch(
     batch, num_runs, _, width = z.shape
     mode, longest, capability = _kind(z, context, capability)
     constexprs: dict[str, Any] = {"D": width, "BN": configs.context_block(longest)}
-    if configs.is_whole(mode, width, longest, capability):
+    if configs.is_whole(configs.BACKWARD_WHOLE, mode, width, longest, capability):
         whole = configs.backward_whole(width, longest)
         kernel, num_warps, num_stages = backward_kernels.whole, whole.num_warps, whole.num_stages
         num_slices = 1

@@ -97,13 +97,14 @@ def test_tiles():
     assert configs.missing_columns(77) == 3
 
 
-def test_which_kernels_serve():
-    assert configs.is_whole(configs.HALF, 512, 64, 90)
-    assert configs.is_whole(configs.HALF, 256, 128, 100)
-    assert not configs.is_whole(configs.HALF, 513, 64, 90)
-    assert not configs.is_whole(configs.HALF, 512, 65, 90)
-    assert not configs.is_whole(configs.TF32, 16, 1, 90)
-    assert not configs.is_whole(configs.HALF, 16, 1, 80)
+@pytest.mark.parametrize("limits", [configs.FORWARD_WHOLE, configs.BACKWARD_WHOLE])
+def test_which_kernels_serve(limits):
+    assert configs.is_whole(limits, configs.HALF, 512, 64, 90)
+    assert configs.is_whole(limits, configs.HALF, 256, 128, 100)
+    assert not configs.is_whole(limits, configs.HALF, 1025, 64, 90)
+    assert not configs.is_whole(limits, configs.HALF, 512, 129, 90)
+    assert not configs.is_whole(limits, configs.TF32, 16, 1, 90)
+    assert not configs.is_whole(limits, configs.HALF, 16, 1, 80)
 
 
 def test_every_size_has_tiles():

@@ -57,12 +57,24 @@ def assert_parity(case, found):
     assert verdict.passed, verdict.detail
 
 
+# Every test of another width, dtype or mask compiles kernels of its own.
 @pytest.mark.parametrize("asks", DIRECTIONS)
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_parity(shape, dtype, masked, asks):
-    case = Case.draw(*SHAPES[shape], dtype, anchor_asks=DIRECTIONS[asks], masked=masked)
+def test_parity(shape, asks):
+    case = Case.draw(*SHAPES[shape], torch.bfloat16, anchor_asks=DIRECTIONS[asks], masked=True)
+    assert_parity(case, by_op(case))
+
+
+@pytest.mark.parametrize("asks", DIRECTIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parity_without_masks(dtype, asks):
+    case = Case.draw(*SHAPES["paper"], dtype, anchor_asks=DIRECTIONS[asks])
+    assert_parity(case, by_op(case))
+
+
+@pytest.mark.parametrize("shape", ["k = 2", "full contexts", "80 wide"])
+def test_parity_of_float32(shape):
+    case = Case.draw(*SHAPES[shape], torch.float32, masked=True)
     assert_parity(case, by_op(case))
 
 
@@ -90,10 +102,14 @@ def test_functional_with_leading_dimensions(dtype):
     weight = torch.randn(128, 128, device=DEVICE, dtype=dtype) / 128
     valid = torch.rand(4, 5, 17, device=DEVICE) < 0.7
     valid[0, 0] = False
-    assert routing.select("correlation_attention", x_query, x_context, weight, valid) is op
+    tensors = x_query, x_context, weight.requires_grad_(), valid
+    # Gradients in float32 off the tensor cores are the one thing that cuBLAS does faster.
+    expected = reference if dtype == torch.float32 else op
+    assert routing.select("correlation_attention", *tensors) is expected
+    assert routing.select("correlation_attention", *tensors, backend="triton") is op
 
     def run(function, dtype):
-        leaves = [t.to(dtype).requires_grad_() for t in (x_query, x_context, weight)]
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (x_query, x_context, weight)]
         output = function(*leaves, valid_context=valid)
         gradients = torch.autograd.grad(output, leaves, grad.to(dtype))
         return dict(zip(NAMES, (output, *gradients), strict=True))
@@ -171,7 +187,7 @@ MODELS = {"paper": (4, 256, False), "ragged": (5, 83, False), "shared": (4, 80, 
 def test_the_model(name, asks, monkeypatch):
     num_subclusters, n, shared = MODELS[name]
     options = {"cross_query": asks, "share_cross_weights": shared}
-    fast = nn.Intraformer(128, n, num_subclusters, 2, 4, **options).to(DEVICE)
+    fast = nn.Intraformer(128, n, num_subclusters, 2, 4, backend="triton", **options).to(DEVICE)
     eager = reference.Intraformer(128, n, num_subclusters, 2, 4, **options).to(DEVICE)
     eager.load_state_dict(fast.state_dict())
     x = torch.nn.functional.normalize(torch.randn(30, n, 128, device=DEVICE), dim=-1)
