@@ -59,7 +59,8 @@ class Plan(NamedTuple):
     keys: Tile
 
 
-# By family and mode; then by the columns of a tile, the first that is enough. Of float32, wider heads leave `queries` too few registers.
+# By family and mode; then by the columns of a tile, the first that is enough. Of float32, wider heads leave `queries` too few
+# registers.
 TABLES: dict[tuple[int, str], dict[int, Row]] = {
     (80, HALF): {
         32: Row((64, 4), (64, 4), Tile(32, 32, 2, 2), Tile(64, 64, 4, 1), Tile(16, 64, 4, 2)),
