@@ -34,11 +34,34 @@ INTRAFORMER_INLINE Floats gelu(Floats x) {
 
 INTRAFORMER_INLINE Floats greater(Floats a, Floats b) { return choose(mask(a > b), a, b); }
 
-INTRAFORMER_INLINE float greatest_of_lanes(Floats v) {
-  float greatest = v[0];
-  for (int i = 1; i < LANES; ++i) greatest = v[i] > greatest ? v[i] : greatest;
-  return greatest;
+// A NaN may get lost. Halves first, by shuffles, as sum_of_lanes.
+template <int N>
+INTRAFORMER_INLINE float greatest_of(Vector<float, N> v) {
+  if constexpr (N == 4) {
+    using Order = Vector<int32_t, 4>;
+    const Vector<float, 4> swapped = __builtin_shuffle(v, Order{2, 3, 0, 1});
+    v = v > swapped ? v : swapped;
+    return v[0] > v[1] ? v[0] : v[1];
+  }
+#if defined(__AVX512F__)
+  if constexpr (N == 16) {
+    using Half = Vector<float, 8>;
+    const __m512i all = bits<__m512i>(v);
+    const Half low = bits<Half>(_mm512_castsi512_si256(all)), high = bits<Half>(_mm512_extracti64x4_epi64(all, 1));
+    return greatest_of<8>(low > high ? low : high);
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) {
+    using Half = Vector<float, 4>;
+    const __m256i all = bits<__m256i>(v);
+    const Half low = bits<Half>(_mm256_castsi256_si128(all)), high = bits<Half>(_mm256_extracti128_si256(all, 1));
+    return greatest_of<4>(low > high ? low : high);
+  }
+#endif
 }
+
+INTRAFORMER_INLINE float greatest_of_lanes(Floats v) { return greatest_of<LANES>(v); }
 
 // sink(j, (x - mean) / sqrt(variance + epsilon) * weight + bias) for each vector of a row.
 template <typename Sink>
@@ -81,6 +104,16 @@ INTRAFORMER_INLINE void softmax(float* x, int64_t columns, float scale, const ui
   const float total = sum_of_lanes<float, LANES>(sum);
   const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
   for (int64_t j = 0; j < columns; j += LANES) sink(j, load<Floats>(x + j) * inverse);
+}
+
+// The gradient of the scores, scale p (g - sum(p g)), from a row of the softmax p and its gradient g, which it overwrites.
+INTRAFORMER_INLINE void softmax_backward(const float* p, float* g, int64_t columns, float scale) {
+  Floats sum{};
+  for (int64_t j = 0; j < columns; j += LANES) sum += load<Floats>(p + j) * load<Floats>(g + j);
+  const float mean = sum_of_lanes<float, LANES>(sum);
+  for (int64_t j = 0; j < columns; j += LANES) {
+    store(g + j, load<Floats>(p + j) * (load<Floats>(g + j) - mean) * scale);
+  }
 }
 
 }  // namespace
