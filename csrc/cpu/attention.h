@@ -65,13 +65,10 @@ INTRAFORMER_INLINE void attend(
     multiply_into<P>({from_row<Order::rows>(queries, first), queries.step}, count, keys, s.scores, row);
     Left probabilities{reinterpret_cast<const uint32_t*>(s.scores), row};
     if (P == Precision::bfloat16) probabilities = {s.probabilities, row_words<P>(context.length)};
-    for (int64_t r = 0; r < count; ++r) {
-      float* const scores = s.scores + r * row;
-      softmax(scores, columns, scale, context.keep, [&](int64_t j, Floats x) {
-        if constexpr (P == Precision::float32) store(scores + j, x);
-        if constexpr (P == Precision::bfloat16) put_row<P>(s.probabilities + r * row_words<P>(context.length), j, x);
-      });
-    }
+    softmax(count, s.scores, row, columns, scale, context.keep, [&](int64_t r, int64_t j, Floats x) {
+      if constexpr (P == Precision::float32) store(s.scores + r * row + j, x);
+      if constexpr (P == Precision::bfloat16) put_row<P>(s.probabilities + r * row_words<P>(context.length), j, x);
+    });
     multiply<P>(probabilities, count, values, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
       epilogue(first + r0, n, c0, sums);
     });
@@ -134,22 +131,22 @@ INTRAFORMER_INLINE void attend_backward(
   for_each_tile(asking.rows, [&](int64_t first, int64_t count) {
     const Left queries{from_row<Order::rows>(asking.queries, first), asking.queries.step};
     const Left gradients{from_row<Order::rows>(asking.gradients, first), asking.gradients.step};
-    multiply_into<P>(queries, count, keys, s.p + first * row, row);
-    multiply_into<P>(gradients, count, values_t, s.ds + first * row, row);
-    for (int64_t r = first; r < first + count; ++r) {
-      float* const p = s.p + r * row;
-      float* const ds = s.ds + r * row;
-      if (asking.numbers != nullptr && asking.numbers[r] < 0) {
-        for (int64_t j = 0; j < columns; j += LANES) store(p + j, Floats{}), store(ds + j, Floats{});
-      } else {
-        softmax(p, columns, scale, context.keep, [&](int64_t j, Floats x) { store(p + j, x); });
-        softmax_backward(p, ds, columns, scale);
-      }
-      if constexpr (P == Precision::bfloat16) {
-        for (int64_t j = 0; j < columns; j += LANES) {
-          put_row<P>(s.ds_rows + r * ds_rows.step, j, load<Floats>(ds + j));
-          put_step<P>(s.ds_columns + r / 2 * row + j, r, load<Floats>(ds + j));
-          put_step<P>(s.p_columns + r / 2 * row + j, r, load<Floats>(p + j));
+    float* const p = s.p + first * row;
+    float* const ds = s.ds + first * row;
+    multiply_into<P>(queries, count, keys, p, row);
+    multiply_into<P>(gradients, count, values_t, ds, row);
+    softmax(count, p, row, columns, scale, context.keep, [&](int64_t r, int64_t j, Floats x) { store(p + r * row + j, x); });
+    softmax_backward(count, p, ds, row, columns, scale);
+    for (int64_t r = 0; r < count; ++r) {
+      const bool nothing = asking.numbers != nullptr && asking.numbers[first + r] < 0;
+      if (P == Precision::float32 && !nothing) continue;
+      for (int64_t j = 0; j < columns; j += LANES) {
+        if (nothing) store(p + r * row + j, Floats{}), store(ds + r * row + j, Floats{});
+        if constexpr (P == Precision::bfloat16) {
+          const int64_t k = first + r;
+          put_row<P>(s.ds_rows + k * ds_rows.step, j, load<Floats>(ds + r * row + j));
+          put_step<P>(s.ds_columns + k / 2 * row + j, k, load<Floats>(ds + r * row + j));
+          put_step<P>(s.p_columns + k / 2 * row + j, k, load<Floats>(p + r * row + j));
         }
       }
     }

@@ -81,39 +81,85 @@ INTRAFORMER_INLINE void layer_norm(
   }
 }
 
-// sink(j, softmax of scale * x) for each vector of a row, over the columns whose `keep` is all ones; the others, whatever they
-// hold, give 0, and so does every column of a row that keeps none. Overwrites x.
-template <typename Sink>
-INTRAFORMER_INLINE void softmax(float* x, int64_t columns, float scale, const uint32_t* keep, Sink sink) {
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+template <int ROWS, typename Sink>
+INTRAFORMER_INLINE void softmax_rows(
+    float* x, int64_t row, int64_t columns, float scale, const uint32_t* keep, int64_t first, Sink sink) {
   const Floats nothing = constant(-__builtin_inff());
-  Floats greatest = nothing;
+  Floats greatest[ROWS], sums[ROWS] = {};
+  float shift[ROWS], inverse[ROWS];
+  for (int r = 0; r < ROWS; ++r) greatest[r] = nothing;
   for (int64_t j = 0; j < columns; j += LANES) {
-    const Floats v = choose(load<Words>(keep + j), load<Floats>(x + j) * scale, nothing);
-    greatest = greater(v, greatest);
-    store(x + j, v);
+    const Words kept = load<Words>(keep + j);
+    for (int r = 0; r < ROWS; ++r) {
+      const Floats v = choose(kept, load<Floats>(x + r * row + j) * scale, nothing);
+      greatest[r] = greater(v, greatest[r]);
+      store(x + r * row + j, v);
+    }
   }
-  const float peak = greatest_of_lanes(greatest);
-  // A row that keeps nothing would be -inf - -inf; a kept NaN is not the greatest, and makes the sum NaN.
-  const float shift = peak == -__builtin_inff() ? 0.0f : peak;
-  Floats sum{};
+  for (int r = 0; r < ROWS; ++r) {
+    const float peak = greatest_of_lanes(greatest[r]);
+    // A row that keeps nothing would be -inf - -inf; a kept NaN is not the greatest, and makes the sum NaN.
+    shift[r] = peak == -__builtin_inff() ? 0.0f : peak;
+  }
   for (int64_t j = 0; j < columns; j += LANES) {
-    const Floats v = exp_of_nonpositive(load<Floats>(x + j) - shift);
-    sum += v;
-    store(x + j, v);
+    for (int r = 0; r < ROWS; ++r) {
+      const Floats v = exp_of_nonpositive(load<Floats>(x + r * row + j) - shift[r]);
+      sums[r] += v;
+      store(x + r * row + j, v);
+    }
   }
-  const float total = sum_of_lanes<float, LANES>(sum);
-  const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
-  for (int64_t j = 0; j < columns; j += LANES) sink(j, load<Floats>(x + j) * inverse);
+  for (int r = 0; r < ROWS; ++r) {
+    const float total = sum_of_lanes<float, LANES>(sums[r]);
+    inverse[r] = total == 0.0f ? 0.0f : 1.0f / total;
+  }
+  for (int64_t j = 0; j < columns; j += LANES) {
+    for (int r = 0; r < ROWS; ++r) sink(first + r, j, load<Floats>(x + r * row + j) * inverse[r]);
+  }
 }
 
-// The gradient of the scores, scale p (g - sum(p g)), from a row of the softmax p and its gradient g, which it overwrites.
-INTRAFORMER_INLINE void softmax_backward(const float* p, float* g, int64_t columns, float scale) {
-  Floats sum{};
-  for (int64_t j = 0; j < columns; j += LANES) sum += load<Floats>(p + j) * load<Floats>(g + j);
-  const float mean = sum_of_lanes<float, LANES>(sum);
-  for (int64_t j = 0; j < columns; j += LANES) {
-    store(g + j, load<Floats>(p + j) * (load<Floats>(g + j) - mean) * scale);
-  }
+// Rows are taken several at a time: what one waits for the others fill.
+template <typename Body>
+INTRAFORMER_INLINE void for_each_four(int64_t rows, Body body) {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) body(r, Count<4>{});
+  if (r + 2 <= rows) body(r, Count<2>{}), r += 2;
+  if (r < rows) body(r, Count<1>{});
+}
+
+// sink(r, j, softmax of scale * x) for each vector of rows that begin `row` floats after one another, over the columns whose `keep`
+// is all ones; the others, whatever they hold, give 0, and so does every column of a row that keeps none. Overwrites x.
+template <typename Sink>
+INTRAFORMER_INLINE void softmax(
+    int64_t rows, float* x, int64_t row, int64_t columns, float scale, const uint32_t* keep, Sink sink) {
+  for_each_four(rows, [&](int64_t r, auto count) {
+    softmax_rows<decltype(count)::value>(x + r * row, row, columns, scale, keep, r, sink);
+  });
+}
+
+// The gradients of the scores, scale p (g - sum(p g)), from rows of the softmax p and its gradients g, which are overwritten.
+INTRAFORMER_INLINE void softmax_backward(int64_t rows, const float* p, float* g, int64_t row, int64_t columns, float scale) {
+  for_each_four(rows, [&](int64_t first, auto count) {
+    constexpr int ROWS = decltype(count)::value;
+    const float* const from = p + first * row;
+    float* const to = g + first * row;
+    Floats sums[ROWS] = {};
+    float means[ROWS];
+    for (int64_t j = 0; j < columns; j += LANES) {
+      for (int r = 0; r < ROWS; ++r) sums[r] += load<Floats>(from + r * row + j) * load<Floats>(to + r * row + j);
+    }
+    for (int r = 0; r < ROWS; ++r) means[r] = sum_of_lanes<float, LANES>(sums[r]);
+    for (int64_t j = 0; j < columns; j += LANES) {
+      for (int r = 0; r < ROWS; ++r) {
+        const Floats centred = load<Floats>(to + r * row + j) - means[r];
+        store(to + r * row + j, load<Floats>(from + r * row + j) * centred * scale);
+      }
+    }
+  });
 }
 
 }  // namespace
