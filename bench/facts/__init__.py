@@ -1,0 +1,1 @@
+"""What can be known of a Triton kernel without a GPU: compiled, executed on the CPU, bounded. Never a speed."""

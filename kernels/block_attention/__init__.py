@@ -1,0 +1,1 @@
+"""Self-attention inside runs of tokens; see README.md beside this."""

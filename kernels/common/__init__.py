@@ -1,0 +1,1 @@
+"""What several rooms share: addressing of runs of tokens, masked rows, softmax, launches."""

@@ -1,0 +1,171 @@
+"""The block-attention kernels against the reference in float64, as near to it as the reference in the same dtype is, or twice."""
+
+import pytest
+import torch
+from cases.block_attention import LAYOUTS, NAMES, Case, GatherCase, assert_parity
+
+from intraformer_fast.kernels.block_attention import configs, launch
+
+HALF, FLOATS = (torch.bfloat16, torch.float16), (torch.float32, torch.bfloat16, torch.float16)
+
+# [B, H, n, D] and number of blocks.
+SHAPES = {
+    "several runs a tile": ((3, 2, 128, 32), 8),
+    "runs of 64": ((2, 2, 128, 32), 2),
+    "ragged": ((3, 2, 37, 16), 4),
+    "odd runs, several a tile": ((2, 3, 23, 16), 5),
+    "loop": ((2, 1, 150, 32), 1),
+    "long loop": ((2, 1, 300, 16), 1),
+    "a run of one": ((3, 2, 4, 16), 4),
+    "fewer tokens than blocks": ((3, 2, 3, 16), 5),
+}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_parity(device, shape, dtype, masked):
+    case = Case.draw(*SHAPES[shape], dtype, masked=masked)
+    assert_parity(case, case.run(launch, device))
+
+
+@pytest.mark.parametrize("width", [1, 8, 24, 80, 96, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_widths(device, width, dtype):
+    case = Case.draw((2, 1, 72, width), 3, dtype, masked=True)
+    assert_parity(case, case.run(launch, device))
+
+
+@pytest.mark.parametrize("shape", [((2, 2, 24, 16), 2), ((1, 2, 140, 16), 1)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(device, layout, shape):
+    case = Case.draw(*shape, torch.float32, layout=layout)
+    assert_parity(case, case.run(launch, device))
+
+
+@pytest.mark.parametrize("shape", [((3, 2, 60, 16), 4), ((2, 1, 140, 16), 1)])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("size", [1e-4, 3.0, 30.0])
+def test_magnitudes(device, size, dtype, shape):
+    """From scores that are all alike to one key that takes all."""
+    case = Case.draw(*shape, dtype, size=size)
+    assert_parity(case, case.run(launch, device))
+
+
+@pytest.mark.parametrize("shape", [((2, 2, 40, 16), 2), ((1, 2, 140, 16), 1)])
+@pytest.mark.parametrize("scale", [0.0, -0.7, 2.0])
+def test_scales(device, scale, shape):
+    case = Case.draw(*shape, torch.float32, scale=scale)
+    assert_parity(case, case.run(launch, device))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_unusual_inputs(device, dtype):
+    shape = (2, 2, 40, 16)
+    for fill in (
+        lambda: torch.ones(shape),
+        lambda: torch.zeros(shape),
+        lambda: torch.eye(16)[torch.randint(16, shape[:3])],
+        lambda: torch.full(shape, 1e-40),
+    ):
+        case = Case(*(fill().to(dtype) for _ in range(3)), torch.randn(shape).to(dtype), 2)
+        assert_parity(case, case.run(launch, device))
+
+
+def test_nothing_to_do(device):
+    for shape, blocks in (((0, 2, 8, 16), 2), ((2, 0, 8, 16), 2), ((2, 2, 0, 16), 2)):
+        results = Case.draw(shape, blocks, torch.float32).run(launch, device)
+        assert all(t.shape == shape for t in results.values())
+
+
+@pytest.mark.parametrize("shape", [((3, 2, 60, 16), 4), ((2, 1, 140, 16), 1)])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_poisoned_padding_changes_no_bit(device, dtype, shape):
+    case = Case.draw(*shape, dtype, masked=True)
+    clean = case.run(launch, device)
+    padding = ~case.valid[:, None, :, None].expand_as(case.q)
+    for t in clean.values():
+        assert (t[padding] == 0).all()
+    for poison in (torch.nan, torch.inf):
+        for name in ("q", "k", "v", "grad"):
+            setattr(case, name, getattr(case, name).masked_fill(padding, poison))
+        poisoned = case.run(launch, device)
+        assert all(torch.equal(clean[name], poisoned[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize("shape", [((3, 2, 60, 16), 4), ((2, 1, 140, 16), 1)])
+def test_the_same_bits_every_time(device, shape):
+    case = Case.draw(*shape, torch.bfloat16, masked=True)
+    first, second = (case.run(launch, device) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in NAMES)
+
+
+def rounded_to_tf32(x):
+    """float32 with the 10 bits of mantissa that a tensor core multiplies, to the nearest, ties away, as cvt.rna does."""
+    bits = x.float().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.parametrize("shape", [((2, 2, 128, 32), 2), ((2, 1, 150, 32), 1)])
+def test_tf32_where_torch_is_told_to_use_it(device, shape, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
+    case = Case.draw(*shape, torch.float32)
+    found = case.run(launch, device)
+    exact = case.expected(torch.float64)
+    errors = {name: float((found[name] - exact[name]).norm() / exact[name].norm()) for name in NAMES}
+    # Two products of numbers rounded to 11 significant bits one after the other: about 2^-12 each, and the softmax between.
+    assert all(2**-14 < error < 2**-10 for error in errors.values()), errors
+    # It is the products that are rounded: with factors that need no rounding but for P, nothing else is off.
+    case = Case(*(rounded_to_tf32(t) for t in (case.q, case.k, case.v, case.grad)), case.num_blocks)
+    rounded = case.run(launch, device)
+    exact = case.expected(torch.float64)
+    assert float((rounded["output"] - exact["output"]).norm() / exact["output"].norm()) < errors["output"]
+
+
+@pytest.mark.parametrize("ids", [torch.int64, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("neighbors", "num_blocks"), [((5, 24), 3), ((3, 140), 1), ((40, 3), 1)])
+def test_gather(device, neighbors, num_blocks, dtype, ids):
+    case = GatherCase.draw(30, 2, 16, neighbors, num_blocks, dtype, ids)
+    assert_parity(case, case.run(launch, device))
+
+
+def test_gather_leaves_rows_that_nobody_names(device):
+    case = GatherCase.draw(9, 2, 16, (4, 12), 2, torch.float32)
+    case.neighbors[case.neighbors == 5] = 6
+    poisoned = tuple(t.index_fill(0, torch.tensor([5]), torch.nan) for t in case.tables)
+    clean = case.run(launch, device)
+    case.tables = poisoned
+    found = case.run(launch, device)
+    assert all(torch.equal(clean[name], found[name]) for name in NAMES)
+    assert all((found[name][5] == 0).all() for name in NAMES[1:])
+
+
+@pytest.mark.parametrize("wrong", [30, 2**40, torch.iinfo(torch.int64).max])
+def test_an_id_that_is_no_sample_makes_its_run_nan_and_is_never_read(device, wrong):
+    case = GatherCase.draw(30, 2, 16, (3, 12), 2, torch.float32)
+    expected = case.expected(torch.float32)["output"]
+    case.neighbors[1, 2] = wrong
+    output = case.run(launch, device)["output"]
+    assert output[1, :, :6][:, case.neighbors[1, :6] >= 0].isnan().all()
+    output[1, :, :6] = expected[1, :, :6]
+    torch.testing.assert_close(output, expected)
+
+
+def test_every_place_of_a_sample_counts(device):
+    """A sample at more places than are summed at once, in several clusters."""
+    case = GatherCase.draw(3, 1, 16, (4, 16), 2, torch.float32)
+    case.neighbors.fill_(1)
+    assert (case.neighbors == 1).sum() > 3 * launch.PLACES
+    assert_parity(case, case.run(launch, device))
+
+
+def test_plans_hold_what_they_are_for():
+    for mode in configs.MODES:
+        for width in (1, 16, 24, 64, 80, 128, 256):
+            for longest in (1, 5, 16, 17, 31, 32, 33, 52, 64, 65, 100, 128, 129, 256, 257, 1000):
+                for capability in (80, 86, 90, 100, 120):
+                    plan = configs.plan(mode, width, longest, capability)
+                    for tile in (plan.forward_tile, plan.backward_tile):
+                        assert tile is None or tile.rows >= longest
+                    assert (plan.forward_tile is None) <= (longest > 32)
