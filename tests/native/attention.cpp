@@ -1,12 +1,12 @@
 // The loops of block_attention and correlation_attention, forward and backward, against plain loops in double: ragged and tiny
 // runs, more queries than go through together, padding full of NaN, rows of tables, strides, with canaries round what is written.
 // The instruction set is the one of INTRAFORMER_CPU_ISA; 77 is returned where it cannot be used.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <random>
 #include <stdexcept>
@@ -122,7 +122,7 @@ struct BlockCase {
   bool masked, gathered, bfloat16;
   std::string name() const {
     std::string text = "block";
-    for (const int64_t v : {clusters, heads, tokens, width, blocks}) text += " " + std::to_string(v);
+    for (const int64_t v : {clusters, heads, tokens, width, blocks}) text += ' ', text += std::to_string(v);
     return text + (masked ? " masked" : "") + (gathered ? " gathered" : "") + (bfloat16 ? " bfloat16" : "");
   }
 };
@@ -208,7 +208,7 @@ struct StreamCase {
   bool masked, anchor_asks, bfloat16;
   std::string name() const {
     std::string text = "streams";
-    for (const int64_t v : {clusters, members, anchors, width, streams, weights}) text += " " + std::to_string(v);
+    for (const int64_t v : {clusters, members, anchors, width, streams, weights}) text += ' ', text += std::to_string(v);
     return text + (masked ? " masked" : "") + (anchor_asks ? " anchor asks" : "") + (bfloat16 ? " bfloat16" : "");
   }
 };
