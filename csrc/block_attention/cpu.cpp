@@ -20,7 +20,7 @@ using Three = std::tuple<Tensor, Tensor, Tensor>;
 constexpr int64_t GRAIN = 1 << 20;
 
 // Bytes of the gradients of a batch that wait to be summed up by row of the tables.
-constexpr int64_t WAITING = 64 << 20;
+constexpr int64_t WAITING = 16 << 20;
 
 Heads heads_of(const Tensor& t) { return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
 

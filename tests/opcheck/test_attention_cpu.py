@@ -83,8 +83,8 @@ FUNCTIONS = {
 def test_float64_is_the_reference(op):
     function, shapes = FUNCTIONS[op]
     leaves = [torch.rand(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
-    assert gradcheck(function, leaves)
-    assert gradgradcheck(function, leaves)
+    assert gradcheck(function, leaves, fast_mode=True)
+    assert gradgradcheck(function, leaves, fast_mode=True)
 
 
 @pytest.mark.parametrize("op", FUNCTIONS)
@@ -106,7 +106,7 @@ def test_second_gradients_and_those_of_sums(op):
 @pytest.mark.parametrize("op", FUNCTIONS)
 def test_compiles_without_a_break(op, dynamic):
     function, shapes = FUNCTIONS[op]
-    compiled = torch.compile(lambda *leaves: function(*leaves).square().sum(), fullgraph=True, dynamic=dynamic)
+    compiled = torch.compile(lambda *leaves: function(*leaves).square().sum(), fullgraph=True, dynamic=dynamic, backend="aot_eager")
     leaves = [torch.randn(shape).requires_grad_() for shape in shapes]
     found = torch.autograd.grad(compiled(*leaves), leaves)
     expected = torch.autograd.grad(function(*leaves).square().sum(), leaves)

@@ -119,14 +119,15 @@ def test_gather_of_rows_that_lie_apart():
 
 
 def test_a_cut_batch_of_gather_sums_to_the_same_bits():
-    # A cluster's waiting gradients are 12 MiB here: six go together.
-    case = GatherCase.draw(500, 4, 256, (15, 1024), 8, torch.float32)
+    # A cluster's waiting gradients are 3 MiB here: five go together.
+    case = GatherCase.draw(500, 4, 128, (7, 512), 32, torch.float32)
     found = case.run(LAUNCH, CPU)
-    case.neighbors = torch.cat([case.neighbors, torch.full((1, 1024), -1)])
-    case.grad = torch.cat([case.grad, torch.randn(1, 4, 1024, 256)])
+    # Other cuts, and a cluster that adds nothing.
+    case.neighbors = torch.cat([torch.full((1, 512), -1), case.neighbors])
+    case.grad = torch.cat([torch.randn(1, 4, 512, 128), case.grad])
     more = case.run(LAUNCH, CPU)
     assert all(torch.equal(found[name], more[name]) for name in list(found)[1:])
-    assert (more["output"][-1] == 0).all()
+    assert (more["output"][0] == 0).all()
     assert_parity(case, more)
 
 
@@ -147,7 +148,7 @@ def test_poisoned_padding_changes_no_bit(shape, dtype):
     case = Case.draw(*SHAPES[shape], dtype, masked=True)
     padding = ~case.valid[:, None, :, None]
     clean = case.run(LAUNCH, CPU)
-    for poison in (torch.nan, torch.inf, -3e38):
+    for poison in (torch.nan, torch.inf, -6e4):
         for name in ("q", "k", "v", "grad"):
             setattr(case, name, getattr(case, name).masked_fill(padding, poison))
         found = case.run(LAUNCH, CPU)
