@@ -245,7 +245,7 @@ def _limits(dtype: torch.dtype) -> dict[str, Limit]:
     if native.NOT_LOADED["cpu"]:
         square = torch.zeros(1024, 1024)
         return {"torch.mm": Limit(lambda inputs: lambda: square @ square, Work(0, 2 * 1024**3))}
-    steps, ops = 2000, torch.ops.intraformer_fast
+    steps, ops = 200_000, torch.ops.intraformer_fast
     half = dtype == torch.bfloat16 and ops.cpu_instruction_set() == "avx512_bf16"
     limit = Limit(lambda inputs: lambda: ops.cpu_peak(steps, half), Work(0, ops.cpu_peak(steps, half)))
     return {f"multiply and add, {'bfloat16' if half else 'float32'}": limit}

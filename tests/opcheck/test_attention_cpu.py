@@ -106,7 +106,9 @@ def test_second_gradients_and_those_of_sums(op):
 @pytest.mark.parametrize("op", FUNCTIONS)
 def test_compiles_without_a_break(op, dynamic):
     function, shapes = FUNCTIONS[op]
-    compiled = torch.compile(lambda *leaves: function(*leaves).square().sum(), fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    compiled = torch.compile(
+        lambda *leaves: function(*leaves).square().sum(), fullgraph=True, dynamic=dynamic, backend="aot_eager"
+    )
     leaves = [torch.randn(shape).requires_grad_() for shape in shapes]
     found = torch.autograd.grad(compiled(*leaves), leaves)
     expected = torch.autograd.grad(function(*leaves).square().sum(), leaves)

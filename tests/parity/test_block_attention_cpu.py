@@ -26,9 +26,9 @@ SHAPES = {
     "paper": ((2, 2, 256, 128), 4),
     "demo": ((4, 4, 80, 32), 4),
     "one block": ((4, 4, 80, 32), 1),
-    "three blocks of queries": ((2, 2, 200, 40), 1),
-    "ragged": ((12, 3, 37, 24), 5),
-    "odd width": ((12, 3, 37, 17), 2),
+    "three blocks of queries": ((4, 4, 200, 40), 1),
+    "ragged": ((24, 3, 37, 24), 5),
+    "odd width": ((24, 3, 37, 17), 2),
     "wide": ((2, 1, 66, 300), 1),
     "tokens alone": ((24, 4, 7, 16), 7),
 }
