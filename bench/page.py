@@ -3,11 +3,14 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import TypeVar
 
 from intraformer_fast.page import Markup, document, element, join
 
 from .results import Row, Stamp
 from .run import FAILED, PASSED
+
+AnyRow = TypeVar("AnyRow")
 
 COLUMNS = ("parity", "median", "quartiles", "minimum", "ours is", "GB/s", "of limit", "extra memory")
 
@@ -46,14 +49,14 @@ def text(stamp: Stamp, rows: Sequence[Row], description: Mapping[str, str]) -> s
         description: of each benchmark, by name.
     """
     parts = ["; ".join(_facts(stamp).values())]
-    for name, of_name in _grouped(rows, "benchmark"):
+    for name, of_name in grouped(rows, "benchmark"):
         lines: list[Sequence[str]] = [("case", "candidate", *COLUMNS)]
-        for label, of_case in _grouped(of_name, "case"):
+        for label, of_case in grouped(of_name, "case"):
             lines += [("" if i else label, row.candidate, *_cells(row)) for i, row in enumerate(of_case)]
         parts += [
             f"## {name}",
             description[name],
-            _markdown_table(lines),
+            markdown_table(lines),
             *(f"- {problem}" for problem in problems(of_name)),
         ]
     return "\n\n".join(parts)
@@ -77,7 +80,7 @@ def html(stamp: Stamp, rows: Sequence[Row], description: Mapping[str, str]) -> M
             _bars(of_name),
             _html_table(name, of_name),
         )
-        for name, of_name in _grouped(rows, "benchmark")
+        for name, of_name in grouped(rows, "benchmark")
     ]
     return document(
         title,
@@ -109,7 +112,8 @@ def _facts(stamp: Stamp) -> dict[str, str]:
     }
 
 
-def _grouped(rows: Iterable[Row], by: str) -> Iterator[tuple[str, list[Row]]]:
+def grouped(rows: Iterable[AnyRow], by: str) -> Iterator[tuple[str, list[AnyRow]]]:
+    """(value, rows) for each run of rows that have the same value of the field `by`."""
     return ((key, list(found)) for key, found in groupby(rows, lambda row: getattr(row, by)))
 
 
@@ -142,7 +146,8 @@ def _times(ratio: float) -> str:
     return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
 
 
-def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """The first line is the heading."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width for width in widths]
     return "\n".join(
@@ -185,7 +190,7 @@ def _bars(rows: Sequence[Row]) -> Markup:
 
 def _html_table(name: str, rows: Sequence[Row]) -> Markup:
     lines = []
-    for label, of_case in _grouped(rows, "case"):
+    for label, of_case in grouped(rows, "case"):
         heading = element("th", element("span", label), scope="rowgroup", colspan=1 + len(COLUMNS))
         lines.append(element("tr", heading, class_="case"))
         for row in of_case:

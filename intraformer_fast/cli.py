@@ -201,21 +201,37 @@ def bench(
     rounds: Annotated[int | None, typer.Option(min=1, help="Of each case; 25, or 5 with --quick.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the inputs; another in every run by default.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder of results.csv, benchmarks.md and benchmarks.html.")
+        Path | None,
+        typer.Option(
+            help="Folder of results.csv, benchmarks.md and benchmarks.html, or of the pages and tables of --facts."
+        ),
     ] = None,
+    facts: Annotated[
+        bool, typer.Option("--facts", help="Time nothing: compile the Triton kernels and execute them on the CPU.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="The first case of each, few rounds, no memory.")] = False,
     list_only: Annotated[bool, typer.Option("--list", help="Say what there is, and run nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check ops against float64, then time them beside eager and compiled PyTorch. Exit code 1 if one computes wrongly."""
     from intraformer_fast.bench.command import listing, run_benchmarks
+    from intraformer_fast.bench.facts.command import run_facts
 
     if list_only:
         found = listing(benchmarks or [])
         show(found, as_json, "\n".join(f"{name:<24}{of['description']}" for name, of in found.items()))
         return
-    options = {"threads": threads, "rounds": rounds, "seed": seed, "quick": quick}
-    report = run_benchmarks(benchmarks or [], device, **options, say=lambda line: typer.echo(line, err=True))
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    if facts:
+        if device != "cpu" or threads is not None or rounds is not None:
+            raise ValueError("--facts times nothing: expected it without --device, --threads and --rounds")
+        report = run_facts(benchmarks or [], seed=seed, quick=quick, say=say)
+    else:
+        options = {"threads": threads, "rounds": rounds, "seed": seed, "quick": quick}
+        report = run_benchmarks(benchmarks or [], device, **options, say=say)
     if output:
         report.write(output)
     show(report.to_dict(), as_json, report.text())

@@ -37,7 +37,7 @@ def block_attention(
     _check_floating(q=q, k=k, v=v)
     _check_blocks(num_blocks)
     _check_valid(valid, (q.shape[0], q.shape[2]), "valid")
-    op = routing.select("block_attention", q, k, v, valid).block_attention
+    op = routing.select("block_attention", q, k, v, valid, num_blocks).block_attention
     return op(q, k, v, num_blocks, valid=valid, scale=scale)
 
 
@@ -112,8 +112,9 @@ def gather_block_attention(
         raise ValueError(f"neighbors has shape {tuple(neighbors.shape)}: expected [B, n]")
     if neighbors.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"neighbors is {neighbors.dtype}: expected torch.int64 or torch.int32")
-    op = routing.select("gather_block_attention", q_table, k_table, v_table, neighbors).gather_block_attention
-    return op(q_table, k_table, v_table, neighbors, num_blocks, scale=scale)
+    arguments = q_table, k_table, v_table, neighbors, num_blocks
+    op = routing.select("gather_block_attention", *arguments).gather_block_attention
+    return op(*arguments, scale=scale)
 
 
 def purity_fmi(

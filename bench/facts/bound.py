@@ -28,28 +28,46 @@ INTEGER = frozenset(
 )  # fmt: skip
 SPECIAL = frozenset({"MUFU"})
 SHUFFLE = frozenset({"SHFL"})
-SHARED = frozenset({"LDS", "STS", "LDSM", "STSM", "LDG", "STG", "LDGSTS", "LDL", "STL"})
+SHARED = frozenset({"LDS", "STS", "LDSM", "STSM", "LDGSTS"})
+GLOBAL = frozenset({"LDG", "STG", "LDGSTS", "LDL", "STL"})
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """Of one launch, without the device's memory.
+
+    Attributes:
+        cycles: of one program alone on an SM, by part; the parts work side by side.
+        part: the busiest of them.
+        seconds: that it takes on the SM with the most programs.
+        programs_per_multiprocessor: that fit at a time.
+        limiter: what keeps it from being more: "registers", "shared memory", "warps" or "programs".
+    """
+
+    cycles: dict[str, float]
+    part: str
+    seconds: float
+    programs_per_multiprocessor: int
+    limiter: str
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Attributes:
-    gpu: its name.
-    roofline: seconds of the least work at the GPU's peaks.
-    seconds: that the compiled kernel takes at least.
-    binding: the part that takes them.
-    cycles: of one program alone on an SM, by part; the parts work side by side.
-    programs_per_multiprocessor: that fit at a time.
-    limiter: what keeps it from being more: "registers", "shared memory", "warps" or "programs".
+    """Of an op: its launches one after the other.
+
+    Attributes:
+        gpu: its name.
+        roofline: seconds of the least work at the GPU's peaks.
+        seconds: that the compiled kernels take at least.
+        binding: what takes them: "memory", a part of the SMs, or "useful operations" where those at the peak take longer than both.
+        on_chip_share: the time of the busiest parts over the bound's: what is left to 1 may hide latencies and conflicts.
     """
 
     gpu: str
     roofline: float
     seconds: float
     binding: str
-    cycles: dict[str, float]
-    programs_per_multiprocessor: int
-    limiter: str
+    on_chip_share: float
 
     @property
     def of_roofline(self) -> float:
@@ -57,24 +75,32 @@ class Bound:
         return self.roofline / self.seconds
 
 
-def bound(
-    compiled: Compiled,
-    gpu: Gpu,
-    programs: int,
-    least_bytes: int,
-    useful_flops: int,
-    precision: str,
-    trips: Sequence[int] = (),
-) -> Bound:
-    """The static bound of a launch.
+def bound(kernels: Sequence[KernelTime], gpu: Gpu, least_bytes: int, useful_flops: int, precision: str) -> Bound:
+    """The static bound of an op.
+
+    Args:
+        kernels: that it launches, from `kernel_time`.
+        gpu: that they are for.
+        least_bytes: that any kernel has to read from and write to the device's memory.
+        useful_flops: floating-point operations that any kernel has to do.
+        precision: whose peak the roofline has: "bf16", "tf32" or "fp32".
+    """
+    memory = least_bytes / gpu.bandwidth
+    roofline = max(useful_flops / gpu.peaks[precision], memory)
+    busy = sum(kernel.seconds for kernel in kernels)
+    seconds = max(busy, roofline)
+    part = max(kernels, key=lambda kernel: kernel.seconds).part
+    binding = part if busy == seconds else "memory" if memory == seconds else "useful operations"
+    return Bound(gpu.name, roofline, seconds, binding, busy / seconds)
+
+
+def kernel_time(compiled: Compiled, gpu: Gpu, programs: int, trips: Sequence[int] = ()) -> KernelTime:
+    """What the SMs need for one launch.
 
     Args:
         compiled: for the capability of `gpu`.
         gpu: see `gpus.GPUS`.
         programs: of the launch.
-        least_bytes: that any kernel has to read from and write to the device's memory.
-        useful_flops: floating-point operations that any kernel has to do.
-        precision: whose peak the roofline has: "bf16", "tf32" or "fp32".
         trips: see `sass.Code.executions`.
 
     Raises:
@@ -88,13 +114,9 @@ def bound(
             for part, busy in cost(instruction, gpu).items():
                 warp[part] += times * busy
     cycles = {part: total * compiled.num_warps for part, total in warp.items()}
-    resident, limiter = residency(compiled, gpu)
-    rounds = math.ceil(programs / gpu.multiprocessors)  # of the busiest SM
-    seconds = {part: rounds * total / gpu.clock for part, total in cycles.items()}
-    seconds["memory"] = least_bytes / gpu.bandwidth
-    roofline = max(useful_flops / gpu.peaks[precision], seconds["memory"])
-    binding = max(seconds, key=lambda part: seconds[part])
-    return Bound(gpu.name, roofline, max(seconds[binding], roofline), binding, cycles, resident, limiter)
+    busiest = max(cycles, key=lambda part: cycles[part])
+    rounds = math.ceil(programs / gpu.multiprocessors)  # of the SM with the most
+    return KernelTime(cycles, busiest, rounds * cycles[busiest] / gpu.clock, *residency(compiled, gpu))
 
 
 def cost(instruction: Instruction, gpu: Gpu) -> dict[str, float]:
@@ -113,9 +135,12 @@ def cost(instruction: Instruction, gpu: Gpu) -> dict[str, float]:
     elif name in SPECIAL:
         parts["special functions"] = WARP / gpu.special_lanes
     elif name in SHUFFLE:
-        parts["shared memory"] = WARP / gpu.shuffle_lanes
-    elif name in SHARED:
-        parts["shared memory"] = WARP * bytes_per_thread(instruction) / gpu.shared_bandwidth
+        parts["shuffles"] = WARP / gpu.shuffle_lanes
+    traffic = WARP * bytes_per_thread(instruction) / gpu.shared_bandwidth
+    if name in SHARED:
+        parts["shared memory"] = traffic
+    if name in GLOBAL:
+        parts["first-level cache"] = traffic
     return parts
 
 

@@ -1,5 +1,6 @@
 """What Triton compiles a launch to for a GPU that is not there: registers, spills, shared memory, instructions."""
 
+import functools
 import re
 import subprocess
 import tempfile
@@ -176,6 +177,7 @@ def compile_launch(launch: Launch, capability: int) -> Compiled:
     )
 
 
+@functools.lru_cache
 def disassemble(cubin: bytes) -> tuple[dict[str, int], str]:
     """What cuobjdump -res-usage says of the one kernel in it, by name, and what nvdisasm -c prints.
 

@@ -19,7 +19,7 @@ class Gpu:
         float_lanes, integer_lanes, special_lanes: results a cycle of float32 arithmetic; of integer arithmetic, comparison and
             logic; of exp2, reciprocal and the like.
         shuffle_lanes: results a cycle of warp shuffles.
-        shared_bandwidth: bytes a cycle of shared memory and the first-level cache, which are one.
+        shared_bandwidth: bytes a cycle of shared memory, and of the first-level cache.
         shared_bytes: of an SM; each program takes RESERVED bytes more than it asks for.
         registers: of an SM, 32 bits each.
         warps: an SM can hold.

@@ -1,5 +1,6 @@
 """The drop-in Intraformer: the reference's parameters, the library's ops."""
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from intraformer_fast import reference
-from intraformer_fast.ops import encoder_block, routing
+from intraformer_fast.ops import correlation_attention, encoder_block, routing
 from intraformer_fast.presets import preset
 from intraformer_fast.reference.intraformer import Block, Bounds, merge_heads, split_heads
 
@@ -57,23 +58,90 @@ class Intraformer(reference.Intraformer):
                 return self._fused_block(block, tokens, valid, streams, sizes)
         return self._unfused_block(block, tokens, valid, bounds)
 
+    def forward_graph(self, features: Tensor, neighbors: Tensor) -> Tensor:
+        """As the reference's. Where the first block sees nothing of a token but its feature (`position="none"` and no
+        `similarity_input`; a rank moves what the norm in front of the projections sees), and clusters overlap so much that it is
+        less work, queries, keys and values of the first block are projected once a sample instead of once a place."""
+        table = self._sample_tokens(features, neighbors)
+        if table is None:
+            return super().forward_graph(features, neighbors)
+        block: Block = self.blocks[0]  # type: ignore[assignment]
+        bounds = reference.subcluster_bounds(neighbors.shape[1], self.num_subclusters)
+        attended = []
+        for m, (start, stop) in enumerate(bounds):
+            q, k, v = split_heads(block.layer(m).project(table)[None], self.num_heads)
+            places = (*(t[0].transpose(0, 1) for t in (q, k, v)), neighbors[:, start:stop])
+            module = routing.select("gather_block_attention", *places, backend=self.backend)
+            attended.append(module.gather_block_attention(*places, 1))
+        valid = neighbors >= 0
+        tokens = table[neighbors.clamp(min=0)]
+        tokens = self._after_attention(block, tokens, merge_heads(torch.cat(attended, dim=2)), valid, bounds)
+        return self._logits(tokens, valid, first=1)
+
+    def _sample_tokens(self, features: Tensor, neighbors: Tensor) -> Tensor | None:
+        """The tokens [N, d] of all samples as they enter the first block, or None where a place has a token of its own, or where
+        projecting every sample for each of the k streams would be more work than projecting every place."""
+        if self.position != "none" or self.similarity_projection is not None or self.backend == "reference":
+            return None
+        if features.dim() != 2 or neighbors.dim() != 2 or features.shape[1] != self.input_dim:
+            return None
+        if len(features) * self.num_subclusters > neighbors.numel():
+            return None
+        return features if self.input_projection is None else self.input_projection(features)
+
     def _unfused_block(self, block: Block, tokens: Tensor, valid: Tensor | None, bounds: Bounds) -> Tensor:
-        block_attention = routing.select("block_attention", backend=self.backend).block_attention
-        correlation_attention = routing.select("correlation_attention", backend=self.backend).correlation_attention
-        streams = [tokens[:, start:stop] for start, stop in bounds]
-        masks = [None if valid is None else valid[:, start:stop] for start, stop in bounds]
-        projected = torch.cat([block.layer(m).project(h) for m, h in enumerate(streams)], dim=1)
+        projected = torch.cat(
+            [block.layer(m).project(tokens[:, start:stop]) for m, (start, stop) in enumerate(bounds)], dim=1
+        )
         q, k, v = split_heads(projected, self.num_heads)
         # One attention over all streams: the blocks of block_attention are the sub-clusters.
-        attended = merge_heads(block_attention(q, k, v, len(bounds), valid=valid))
-        outputs = []
-        for m, (start, stop) in enumerate(bounds):
-            layer = block.layer(m)
-            h = layer.add_attention(streams[m], attended[:, start:stop])
-            if m > 0:
-                h = h + self._cross(block, m, h, streams[0], masks[m], masks[0], correlation_attention)
-            outputs.append(layer.add_ffn(h))
-        return torch.cat(outputs, dim=1)
+        module = routing.select("block_attention", q, k, v, valid, len(bounds), backend=self.backend)
+        attended = module.block_attention(q, k, v, len(bounds), valid=valid)
+        return self._after_attention(block, tokens, merge_heads(attended), valid, bounds)
+
+    def _after_attention(
+        self, block: Block, tokens: Tensor, attended: Tensor, valid: Tensor | None, bounds: Bounds
+    ) -> Tensor:
+        """What follows the self-attention of all streams, `attended` [B, n, d]."""
+        streams = [tokens[:, start:stop] for start, stop in bounds]
+        hidden = [
+            block.layer(m).add_attention(streams[m], attended[:, start:stop]) for m, (start, stop) in enumerate(bounds)
+        ]
+        if len(hidden) > 1:
+            answers = self._cross_streams(block, hidden[1:], streams[0], valid)
+            hidden[1:] = [h + answer for h, answer in zip(hidden[1:], answers, strict=True)]
+        return torch.cat([block.layer(m).add_ffn(h) for m, h in enumerate(hidden)], dim=1)
+
+    def _cross_streams(
+        self, block: Block, members: list[Tensor], anchor: Tensor, valid: Tensor | None
+    ) -> Sequence[Tensor]:
+        """What C-ATT adds to the tokens of the streams 1..k-1, `members`; `anchor` is stream 0, `valid` covers all of them."""
+        cross = block.cross
+        assert cross is not None
+        sizes = [member.shape[1] for member in members]
+        anchor_valid = None if valid is None else valid[:, : anchor.shape[1]]
+        member_valid = None if valid is None else valid[:, anchor.shape[1] :]
+        # The anchor is never shorter than a member: it stands for either as the context.
+        module = routing.select(
+            "correlation_attention", members[0], anchor, cross.weight, anchor_valid, backend=self.backend
+        )
+        if module is not correlation_attention:
+            masks = [None] * len(sizes) if member_valid is None else member_valid.split(sizes, dim=1)
+            return [
+                self._cross(block, m, member, anchor, mask, anchor_valid, module.correlation_attention)
+                for m, (member, mask) in enumerate(zip(members, masks, strict=True), start=1)
+            ]
+        norms = [cross.norm_members[min(m, len(cross.norm_members) - 1)] for m in range(len(members))]
+        answer = correlation_attention.cross_attention(
+            torch.cat([norm(member) for norm, member in zip(norms, members, strict=True)], dim=1),
+            cross.norm_anchor(anchor),
+            cross.weight,
+            member_valid,
+            anchor_valid,
+            num_streams=len(members),
+            anchor_asks=self.cross_query == "anchor",
+        )
+        return block.dropout(answer).split(sizes, dim=1)
 
     def _fused_block(
         self,

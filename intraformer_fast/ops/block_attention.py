@@ -1,5 +1,6 @@
 """Block attention: schema, shapes and gradients of the op. Triton serves it on CUDA, C++ on the CPU."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,10 +12,17 @@ from intraformer_fast.ops import eligibility, second_order
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The widest head that one tile of a kernel holds.
 MOST_WIDTH = 256
+# Runs that fit a tile without tensor cores.
+SHORT = 16
 
 
 def not_supported_reasons(
-    backend: str, q: Tensor | None = None, k: Tensor | None = None, v: Tensor | None = None, valid: Tensor | None = None
+    backend: str,
+    q: Tensor | None = None,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    valid: Tensor | None = None,
+    num_blocks: int = 1,
 ) -> list[str]:
     """Why the op of `backend` ("cpu" or "triton") cannot serve a call, or without tensors any call; empty where it can."""
     tensors = {name: (tensor, DTYPES) for name, tensor in (("q", q), ("k", k), ("v", v))}
@@ -26,6 +34,31 @@ def width_reasons(q: Tensor) -> list[str]:
     """Why the kernels cannot take heads as wide as those of `q`, [..., D]; empty where they can."""
     width = q.shape[-1]
     return [] if 1 <= width <= MOST_WIDTH else [f"a head is {width} wide (it takes 1 to {MOST_WIDTH})"]
+
+
+def slower_reasons(
+    backend: str,
+    q: Tensor | None = None,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    valid: Tensor | None = None,
+    num_blocks: int = 1,
+) -> list[str]:
+    """Why the reference is faster than the op of `backend`; empty where it is not."""
+    if backend != "triton" or q is None or k is None or v is None:
+        return []
+    return float32_reasons((q, k, v), -(-q.shape[2] // num_blocks))
+
+
+def float32_reasons(tensors: Sequence[Tensor], longest: int) -> list[str]:
+    """Why Triton is slower than the reference at the gradients of runs of this length; empty where it is not."""
+    if longest <= SHORT or tensors[0].dtype != torch.float32 or torch.is_autocast_enabled("cuda"):
+        return []
+    if eligibility.multiplies_in_tf32():
+        return []
+    if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        return []
+    return ["float32 products off the tensor cores: cuBLAS makes gradients twice as fast (on an H100, runs of 64)"]
 
 
 def block_attention(

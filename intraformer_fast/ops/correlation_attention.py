@@ -9,8 +9,9 @@ from intraformer_fast import native, reference
 from intraformer_fast.ops import eligibility, second_order
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Widths the kernels hold on chip.
+# Widths the kernels hold on chip, and the longest context whose scores they hold there.
 MOST_WIDTH = 1024
+MOST_CONTEXT = 256
 
 
 def not_supported_reasons(
@@ -26,6 +27,8 @@ def not_supported_reasons(
     reasons = eligibility.not_supported_reasons(backend, {**tensors, "valid_context": (valid_context, (torch.bool,))})
     if weight is not None and not 1 <= weight.shape[-1] <= MOST_WIDTH:
         reasons.append(f"the tokens are {weight.shape[-1]} wide (it takes 1 to {MOST_WIDTH})")
+    if backend == "triton" and x_context is not None and x_context.shape[-2] > MOST_CONTEXT:
+        reasons.append(f"the context has {x_context.shape[-2]} tokens (it takes up to {MOST_CONTEXT})")
     return reasons
 
 
@@ -33,18 +36,35 @@ def correlation_attention(
     x_query: Tensor, x_context: Tensor, weight: Tensor, *, valid_context: Tensor | None = None
 ) -> Tensor:
     """C-ATT; see `intraformer_fast.functional.correlation_attention`."""
-    x_query, x_context, weight = eligibility.autocast(x_query, x_context, weight)
     shape = x_query.shape
-    output: Tensor = torch.ops.intraformer_fast.correlation_attention.default(
+    output = cross_attention(
         x_query.reshape(-1, *shape[-2:]),
         x_context.reshape(-1, *x_context.shape[-2:]),
         weight[None],
         None,
         None if valid_context is None else valid_context.reshape(-1, valid_context.shape[-1]),
-        1,
-        False,
+        num_streams=1,
+        anchor_asks=False,
     )
     return output.view(shape)
+
+
+def cross_attention(
+    member: Tensor,
+    anchor: Tensor,
+    weight: Tensor,
+    valid_member: Tensor | None,
+    valid_anchor: Tensor | None,
+    *,
+    num_streams: int,
+    anchor_asks: bool,
+) -> Tensor:
+    """C-ATT of all streams of a block in one call; the arguments are those of the schema below."""
+    member, anchor, weight = eligibility.autocast(member, anchor, weight)
+    output: Tensor = torch.ops.intraformer_fast.correlation_attention.default(
+        member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks
+    )
+    return output
 
 
 # The streams 1..k-1 of a cluster stand side by side in `member` [B, r, d], num_streams near-equal runs as of numpy.array_split;
@@ -131,6 +151,37 @@ class _CorrelationAttention(torch.autograd.Function):
         return *gradients, None, None, None, None
 
 
+def _triton_forward(
+    member: Tensor,
+    anchor: Tensor,
+    weight: Tensor,
+    valid_member: Tensor | None,
+    valid_anchor: Tensor | None,
+    num_streams: int,
+    anchor_asks: bool,
+) -> Tensor:
+    from intraformer_fast.kernels.correlation_attention import launch
+
+    return launch.forward(member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks)
+
+
+def _triton_backward(
+    grad: Tensor,
+    member: Tensor,
+    anchor: Tensor,
+    weight: Tensor,
+    valid_member: Tensor | None,
+    valid_anchor: Tensor | None,
+    num_streams: int,
+    anchor_asks: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from intraformer_fast.kernels.correlation_attention import launch
+
+    return launch.backward(grad, member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks)
+
+
 torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention", _output, lib=native.LIBRARY)
 torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention_backward", _gradients, lib=native.LIBRARY)
 native.LIBRARY.impl("correlation_attention", _CorrelationAttention.apply, "Autograd")
+native.LIBRARY.impl("correlation_attention", _triton_forward, "CUDA")
+native.LIBRARY.impl("correlation_attention_backward", _triton_backward, "CUDA")

@@ -49,6 +49,12 @@ def _triton_reasons(tensors: dict[str, tuple[Tensor | None, tuple[torch.dtype, .
     return []
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def multiplies_in_tf32() -> bool:
+    """Whether torch was told to round factors of float32 products to TF32 on CUDA. A compiled graph keeps the answer it was made with."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors as autocast wants the factors of a product, where it is on: torch does not know our ops."""
     kind = tensors[0].device.type

@@ -16,6 +16,7 @@ def not_supported_reasons(
     k_table: Tensor | None = None,
     v_table: Tensor | None = None,
     neighbors: Tensor | None = None,
+    num_blocks: int = 1,
 ) -> list[str]:
     """Why the op of `backend` ("cpu" or "triton") cannot serve a call, or without tensors any call; empty where it can."""
     tables = (("q_table", q_table), ("k_table", k_table), ("v_table", v_table))
@@ -24,6 +25,20 @@ def not_supported_reasons(
         backend, {**tensors, "neighbors": (neighbors, (torch.int32, torch.int64))}
     )
     return reasons + ([] if q_table is None else block.width_reasons(q_table))
+
+
+def slower_reasons(
+    backend: str,
+    q_table: Tensor | None = None,
+    k_table: Tensor | None = None,
+    v_table: Tensor | None = None,
+    neighbors: Tensor | None = None,
+    num_blocks: int = 1,
+) -> list[str]:
+    """Why the reference is faster than the op of `backend`; empty where it is not."""
+    if backend != "triton" or q_table is None or k_table is None or v_table is None or neighbors is None:
+        return []
+    return block.float32_reasons((q_table, k_table, v_table), -(-neighbors.shape[1] // num_blocks))
 
 
 def gather_block_attention(

@@ -17,7 +17,8 @@ from intraformer_fast.ops import (
 )
 
 # The backends that hold an implementation of an op, fastest first. "auto" takes the first that can serve a call.
-# A module other than the reference says itself what it cannot serve: `not_supported_reasons(backend, *arguments)`.
+# A module other than the reference says itself what it cannot serve: `not_supported_reasons(backend, *arguments)`; and may say what it
+# serves, but slower than the next one: `slower_reasons(backend, *arguments)`.
 IMPLEMENTATIONS: dict[str, dict[str, ModuleType]] = {
     "block_attention": {"triton": block_attention, "cpu": block_attention, "reference": reference},
     "encoder_block": {"cpu": encoder_block, "reference": reference},
@@ -37,6 +38,12 @@ def not_supported_reasons(op: str, backend: str, *arguments: Any) -> list[str]:
     return [] if module is reference else module.not_supported_reasons(backend, *arguments)
 
 
+def slower_reasons(op: str, backend: str, *arguments: Any) -> list[str]:
+    """Why `backend` would serve `op` on these arguments slower than the next backend does; empty where it would not."""
+    reasons = getattr(IMPLEMENTATIONS[op][backend], "slower_reasons", None)
+    return reasons(backend, *arguments) if reasons else []
+
+
 def select(op: str, *arguments: Any, backend: str = "auto") -> ModuleType:
     """The module that implements `op` on `backend` for these arguments.
 
@@ -47,7 +54,9 @@ def select(op: str, *arguments: Any, backend: str = "auto") -> ModuleType:
         device = next((a.device.type for a in arguments if isinstance(a, Tensor)), None)
         for name, module in IMPLEMENTATIONS[op].items():
             # The reference runs anywhere.
-            if eligibility.DEVICES.get(name, device) == device and not not_supported_reasons(op, name, *arguments):
+            if eligibility.DEVICES.get(name, device) != device or not_supported_reasons(op, name, *arguments):
+                continue
+            if not slower_reasons(op, name, *arguments):
                 return module
     reasons = not_supported_reasons(op, backend, *arguments)
     if reasons:

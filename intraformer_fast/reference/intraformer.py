@@ -199,12 +199,7 @@ class Intraformer(nn.Module):
         self._check(x, valid)
         if valid is not None:
             x = x.masked_fill(~valid[..., None], 0.0)
-        tokens = self._embed(x)
-        bounds = subcluster_bounds(x.shape[1], self.num_subclusters)
-        for block in self.blocks:
-            tokens = self._block(block, tokens, valid, bounds)  # type: ignore[arg-type]
-        logits = self.head(self.norm(tokens)).squeeze(-1)
-        return logits if valid is None else logits.masked_fill(~valid, 0.0)
+        return self._logits(self._embed(x), valid)
 
     def forward_graph(self, features: Tensor, neighbors: Tensor) -> Tensor:
         """The same from a feature table and neighbour ids.
@@ -215,6 +210,9 @@ class Intraformer(nn.Module):
 
         Returns:
             [B, n] logits; 0 at padding.
+
+        Raises:
+            ValueError: a shape is wrong, or ids are not integers.
         """
         if features.dim() != 2 or neighbors.dim() != 2 or neighbors.is_floating_point():
             raise ValueError(
@@ -222,6 +220,14 @@ class Intraformer(nn.Module):
                 "expected a table [N, d] and integer ids [B, n]"
             )
         return self(features[neighbors.clamp(min=0)], neighbors >= 0)
+
+    def _logits(self, tokens: Tensor, valid: Tensor | None, first: int = 0) -> Tensor:
+        """From the tokens that enter block `first`: [B, n, d] -> [B, n]."""
+        bounds = subcluster_bounds(tokens.shape[1], self.num_subclusters)
+        for block in self.blocks[first:]:
+            tokens = self._block(block, tokens, valid, bounds)  # type: ignore[arg-type]
+        logits = self.head(self.norm(tokens)).squeeze(-1)
+        return logits if valid is None else logits.masked_fill(~valid, 0.0)
 
     def _check(self, x: Tensor, valid: Tensor | None) -> None:
         if x.dim() != 3 or x.shape[-1] != self.input_dim:
@@ -295,7 +301,9 @@ def split_heads(projected: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tens
     """[B, n, 3 d] -> queries, keys and values, each a [B, H, n, d/H] view."""
     batch, n, width = projected.shape
     heads = projected.view(batch, n, 3, num_heads, width // (3 * num_heads)).permute(2, 0, 3, 1, 4)
-    return heads[0], heads[1], heads[2]
+    # Not by index: the gradient of each would be a tensor of zeros as large as all three.
+    query, key, value = heads.unbind(0)
+    return query, key, value
 
 
 def merge_heads(attended: Tensor) -> Tensor:

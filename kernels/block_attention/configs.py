@@ -7,11 +7,10 @@ compile without a spilled register into the shared memory that the smallest GPU 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-HALF, FLOAT32, TF32, IEEE = MODES = "half", "float32", "tf32", "ieee"
-"""How products are made: of 16-bit numbers; of float32, each as three of TF32; of float32 rounded to TF32; of float32, without
-tensor cores."""
+HALF, TF32, IEEE = MODES = "half", "tf32", "ieee"
+"""How products are made: of 16-bit numbers; of float32 rounded to TF32; of float32 as it is, without tensor cores."""
 
-INPUT_PRECISION = {HALF: "ieee", FLOAT32: "tf32x3", TF32: "tf32", IEEE: "ieee"}
+INPUT_PRECISION = {HALF: "ieee", TF32: "tf32", IEEE: "ieee"}
 """Triton's names of them."""
 
 FAMILIES = (80, 90, 100)
@@ -66,35 +65,34 @@ TABLES: dict[tuple[int, str], dict[int, Row]] = {
         32: Row((64, 4), (64, 4), Tile(32, 32, 2, 2), Tile(64, 64, 4, 1), Tile(16, 64, 4, 2)),
         64: Row((64, 4), (64, 4), Tile(64, 64, 4, 2), Tile(64, 32, 4, 1), Tile(32, 64, 4, 1)),
         128: Row((64, 4), (64, 8), Tile(64, 32, 4, 2), Tile(64, 32, 4, 1), Tile(64, 64, 8, 1)),
-        256: Row((64, 8), (32, 4), Tile(64, 32, 8, 2), Tile(16, 32, 4, 1), Tile(16, 32, 4, 1)),
+        256: Row((64, 8), (32, 4), Tile(64, 32, 8, 2), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
     },
     (90, HALF): {
-        32: Row((64, 4), (128, 4), Tile(32, 32, 2, 2), Tile(64, 64, 4, 2), Tile(16, 64, 4, 2)),
+        32: Row((64, 4), (128, 8), Tile(32, 32, 2, 2), Tile(64, 64, 4, 2), Tile(16, 64, 4, 2)),
         64: Row((64, 4), (64, 4), Tile(64, 64, 4, 3), Tile(64, 32, 4, 3), Tile(32, 64, 4, 3)),
-        128: Row((64, 4), (128, 8), Tile(64, 32, 4, 3), Tile(64, 64, 4, 2), Tile(32, 64, 4, 3)),
-        256: Row((64, 8), (64, 8), Tile(64, 32, 4, 2), Tile(64, 64, 8, 1), Tile(64, 64, 8, 1)),
+        128: Row((64, 4), (128, 8), Tile(64, 32, 4, 3), Tile(64, 64, 4, 2), Tile(32, 64, 4, 2)),
+        256: Row((64, 8), (64, 8), Tile(64, 16, 4, 3), Tile(32, 16, 4, 1), Tile(16, 32, 4, 1)),
     },
-    (80, FLOAT32): {
-        64: Row((32, 4), (32, 4), Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 4, 1)),
-        128: Row((32, 4), (16, 4), Tile(32, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
+    (80, TF32): {
+        64: Row((32, 4), (16, 4), Tile(32, 32, 4, 1), Tile(16, 16, 4, 1), Tile(32, 32, 4, 1)),
         256: Row((16, 4), (16, 4), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
     },
-    (90, FLOAT32): {
-        64: Row((64, 4), (64, 8), Tile(64, 64, 4, 1), Tile(64, 64, 8, 1), Tile(64, 32, 8, 1)),
-        128: Row((64, 4), (64, 8), Tile(32, 32, 4, 2), Tile(64, 64, 8, 1), Tile(64, 32, 8, 1)),
-        256: Row((16, 4), (16, 4), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
+    (90, TF32): {
+        32: Row((64, 4), (128, 8), Tile(64, 64, 4, 1), Tile(64, 64, 4, 1), Tile(64, 64, 4, 1)),
+        64: Row((64, 4), (64, 4), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 1)),
+        128: Row((64, 4), (64, 8), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 1)),
+        256: Row((64, 8), (32, 8), Tile(32, 32, 4, 1), Tile(16, 16, 8, 1), Tile(16, 16, 4, 1)),
     },
     (80, IEEE): {
-        128: Row((16, 4), (16, 4), Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 4, 1)),
+        128: Row((16, 4), (16, 4), Tile(32, 32, 4, 1), Tile(16, 16, 8, 1), Tile(32, 32, 4, 1)),
         256: Row((16, 4), (16, 4), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
     },
 }
-TABLES |= {(family, TF32): TABLES[family, FLOAT32] for family in (80, 90)}
 TABLES |= {(90, IEEE): TABLES[80, IEEE]}
 TABLES |= {(100, mode): TABLES[90, mode] for mode in MODES}
 
-# Small tiles want few warps: a matrix instruction has 16 rows.
-MOST_WARPS = {16: 2, 32: 4}
+# A matrix instruction of 16-bit numbers has 16 rows: a tile of so many gives no more warps something to do.
+MOST_WARPS = {(HALF, 16): 2, (HALF, 32): 4}
 
 
 def family(capability: int) -> int:
@@ -117,7 +115,7 @@ def plan(mode: str, width: int, longest: int, capability: int) -> Plan:
     rows = max(16, next_power_of_2(longest))
 
     def tile(most: int, warps: int) -> Tile | None:
-        return Tile(rows, 0, min(warps, MOST_WARPS.get(rows, warps)), 1) if rows <= most else None
+        return Tile(rows, 0, min(warps, MOST_WARPS.get((mode, rows), warps)), 1) if rows <= most else None
 
     return Plan(tile(*row.forward), tile(*row.backward), row.loop, row.queries, row.keys)
 

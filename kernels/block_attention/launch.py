@@ -1,6 +1,6 @@
 """From tensors to launches: which kernel, which tile, which grid. Takes tensors of any device; only running needs a GPU."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -89,21 +89,14 @@ def forward_launches(
     plan: configs.Plan | None = None,
 ) -> Iterator[Launch]:
     """One, or none where there is nothing to do. With `neighbors`, q, k, v are tables [1, H, N, D]."""
-    batch, heads, n, width = output.shape
-    runs, size, longer, longest = _runs(batch, heads, n, num_blocks)
-    if not runs * longest:
+    call = Call(output.shape, q, k, v, num_blocks, scale, valid, neighbors, plan)
+    if not call.programs:
         return
-    plan = plan or configs.plan(mode(q.dtype), width, longest, capability(q.device))
-    arguments = {
-        **_matrix("out", output),
-        **_inputs(q, k, v, valid, neighbors),
-        **{"num_samples": q.shape[2], "num_heads": heads, "num_blocks": num_blocks, "size": size, "longer": longer},
-        "scale": scale,
-    }
-    if plan.forward_tile:
-        yield _tile_launch(forward_kernels.tile, plan.forward_tile, arguments, width, runs, longest)
+    written = _matrix("out", output)
+    if call.plan.forward_tile:
+        yield call.tile(forward_kernels.tile, call.plan.forward_tile, written)
     else:
-        yield _loop_launch(forward_kernels.loop, plan.loop, plan.loop.rows, arguments, width, runs, longest)
+        yield call.loop(forward_kernels.loop, call.plan.loop, call.plan.loop.rows, written)
 
 
 def backward_launches(
@@ -120,37 +113,85 @@ def backward_launches(
     plan: configs.Plan | None = None,
 ) -> Iterator[Launch]:
     """One launch, or two where runs are longer than a tile. With `neighbors`, the gradients are those of each place."""
-    batch, heads, n, width = grad.shape
-    runs, size, longer, longest = _runs(batch, heads, n, num_blocks)
-    if not runs * longest:
+    call = Call(grad.shape, q, k, v, num_blocks, scale, valid, neighbors, plan)
+    if not call.programs:
         return
-    plan = plan or configs.plan(mode(q.dtype), width, longest, capability(q.device))
-    grad_q, grad_k, grad_v = gradients
-    arguments = {
-        **_matrix("grad", grad),
-        **_inputs(q, k, v, valid, neighbors),
-        **{"num_samples": q.shape[2], "num_heads": heads, "num_blocks": num_blocks, "size": size, "longer": longer},
-        "scale": scale,
-    }
-    if plan.backward_tile:
-        written = _matrix("grad_q", grad_q) | _matrix("grad_k", grad_k) | _matrix("grad_v", grad_v)
-        yield _tile_launch(backward_kernels.tile, plan.backward_tile, written | arguments, width, runs, longest)
+    grad_q, grad_k, grad_v = (_matrix(f"grad_{name}", t) for name, t in zip("qkv", gradients, strict=True))
+    read = _matrix("grad", grad)
+    if call.plan.backward_tile:
+        yield call.tile(backward_kernels.tile, call.plan.backward_tile, grad_q | grad_k | grad_v | read)
         return
     # Of each query: the maximum of its scores, the inverse of its sum of exponentials, delta.
-    statistics = torch.empty((3, batch, heads, n), dtype=torch.float32, device=grad.device)
-    shared = {"p_statistics": statistics, "stride_statistics": statistics.stride(0), **arguments, "num_tokens": n}
-    yield _loop_launch(
-        backward_kernels.queries,
-        plan.queries,
-        plan.queries.rows,
-        _matrix("grad_q", grad_q) | shared,
-        width,
-        runs,
-        longest,
-        ALL_KEYS=longest <= plan.queries.keys,
-    )
-    written = _matrix("grad_k", grad_k) | _matrix("grad_v", grad_v)
-    yield _loop_launch(backward_kernels.keys, plan.keys, plan.keys.keys, written | shared, width, runs, longest)
+    statistics = torch.empty((3, *grad.shape[:3]), dtype=torch.float32, device=grad.device)
+    read |= {"p_statistics": statistics, "stride_statistics": statistics.stride(0), "num_tokens": grad.shape[2]}
+    queries, keys = call.plan.queries, call.plan.keys
+    all_keys = call.longest <= queries.keys
+    yield call.loop(backward_kernels.queries, queries, queries.rows, grad_q | read, ALL_KEYS=all_keys)
+    yield call.loop(backward_kernels.keys, keys, keys.keys, grad_k | grad_v | read)
+
+
+class Call:
+    """What the launches of one call have in common."""
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        num_blocks: int,
+        scale: float,
+        valid: Tensor | None,
+        neighbors: Tensor | None,
+        plan: configs.Plan | None,
+    ) -> None:
+        batch, heads, n, width = shape
+        size, longer = divmod(n, num_blocks)
+        self.longest = size + (longer > 0)
+        self.runs = batch * heads * num_blocks
+        self.programs = self.runs * self.longest
+        multiplied = mode(q.dtype)
+        self.plan = plan or configs.plan(multiplied, width, self.longest, capability(q.device))
+        # All of one length, and nothing is padding: then a tile that this length is a multiple of is always full.
+        self.whole_size = size if not longer and valid is None and neighbors is None else None
+        self.arguments = {
+            **_matrix("q", q),
+            **_matrix("k", k),
+            **_matrix("v", v),
+            **_flags("valid", valid),
+            **_flags("ids", neighbors),
+            **{"num_samples": q.shape[2], "num_heads": heads, "num_blocks": num_blocks, "size": size, "longer": longer},
+            "scale": scale,
+        }
+        if neighbors is not None:  # one table for all clusters
+            self.arguments |= {f"stride_{name}_b": 0 for name in "qkv"}
+        self.constexprs = {
+            "D": width,
+            "BLOCK_D": configs.block_width(width),
+            "GATHER": neighbors is not None,
+            "MASKED": valid is not None,
+            "PRECISION": configs.INPUT_PRECISION[multiplied],
+        }
+
+    def tile(self, kernel: Any, tile: configs.Tile, arguments: dict[str, Any]) -> Launch:
+        """As many whole runs a program as fit."""
+        together = tile.rows // self.longest
+        arguments = {**arguments, **self.arguments, "num_runs": self.runs, "longest": self.longest}
+        return self._launch(kernel, tile, -(-self.runs // together), arguments, RUNS=together)
+
+    def loop(self, kernel: Any, tile: configs.Tile, own: int, arguments: dict[str, Any], **constexprs: bool) -> Launch:
+        """`own` tokens of one run a program."""
+        tiles = -(-self.longest // own)
+        arguments = {**arguments, **self.arguments, "num_tiles": tiles}
+        return self._launch(kernel, tile, self.runs * tiles, arguments, KEYS=tile.keys, **constexprs)
+
+    def _launch(
+        self, kernel: Any, tile: configs.Tile, programs: int, arguments: dict[str, Any], **constexprs: int
+    ) -> Launch:
+        size = self.whole_size
+        whole = size is not None and size % tile.rows == 0 and (not tile.keys or size % tile.keys == 0)
+        constexprs = {**self.constexprs, "WHOLE": whole, "ROWS": tile.rows, **constexprs}
+        return Launch(kernel, (programs,), arguments, constexprs, tile.num_warps, tile.num_stages)
 
 
 def scatter_launch(table: Tensor, place: Tensor, ids: Tensor, order: Tensor, ends: Tensor) -> Launch:
@@ -174,12 +215,11 @@ def scatter_launch(table: Tensor, place: Tensor, ids: Tensor, order: Tensor, end
 
 
 def mode(dtype: torch.dtype) -> str:
-    """How products of this dtype are made, one of `configs.MODES`: those of float32 as torch was told to make its own
-    (`torch.backends.cuda.matmul.fp32_precision`, "tf32" or "ieee"), else as three of TF32."""
+    """How products of this dtype are made, one of `configs.MODES`: those of float32 as torch makes its own, TF32 where it was told to
+    (`torch.backends.cuda.matmul.fp32_precision = "tf32"`)."""
     if dtype != torch.float32:
         return configs.HALF
-    asked: str = torch.backends.cuda.matmul.fp32_precision
-    return {"tf32": configs.TF32, "ieee": configs.IEEE}.get(asked, configs.FLOAT32)
+    return configs.TF32 if torch.backends.cuda.matmul.fp32_precision == "tf32" else configs.IEEE
 
 
 def capability(device: torch.device) -> int:
@@ -200,12 +240,6 @@ def _by_head(table: Tensor) -> Tensor:
     return table.transpose(0, 1)[None]
 
 
-def _runs(batch: int, heads: int, n: int, num_blocks: int) -> tuple[int, int, int, int]:
-    """Number of runs, their length, how many of a cluster are one longer, and the length of those."""
-    size, longer = divmod(n, num_blocks)
-    return batch * heads * num_blocks, size, longer, size + (longer > 0)
-
-
 def _matrix(name: str, tensor: Tensor) -> dict[str, Any]:
     return {
         f"p_{name}": tensor,
@@ -213,53 +247,6 @@ def _matrix(name: str, tensor: Tensor) -> dict[str, Any]:
     }
 
 
-def _inputs(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, neighbors: Tensor | None) -> dict[str, Any]:
-    arguments = _matrix("q", q) | _matrix("k", k) | _matrix("v", v)
-    if neighbors is not None:
-        for name in "qkv":
-            arguments[f"stride_{name}_b"] = 0  # one table for all clusters
-    for name, tensor in (("valid", valid), ("ids", neighbors)):
-        stride_b, stride_t = (0, 0) if tensor is None else tensor.stride()
-        arguments |= {f"p_{name}": tensor, f"stride_{name}_b": stride_b, f"stride_{name}_t": stride_t}
-    return arguments
-
-
-def _constexprs(arguments: dict[str, Any], width: int, *multiples: int) -> dict[str, Any]:
-    """`multiples`: where runs are all of one length, a multiple of each of these, and nothing is padding, tiles are whole."""
-    gather, masked = arguments["p_ids"] is not None, arguments["p_valid"] is not None
-    ragged = arguments["longer"] > 0 or any(arguments["size"] % multiple for multiple in multiples)
-    return {
-        "D": width,
-        "BLOCK_D": configs.block_width(width),
-        "GATHER": gather,
-        "MASKED": masked,
-        "WHOLE": not (gather or masked or ragged),
-        "PRECISION": configs.INPUT_PRECISION[mode(arguments["p_q"].dtype)],
-    }
-
-
-def _tile_launch(
-    kernel: Any, tile: configs.Tile, arguments: dict[str, Any], width: int, runs: int, longest: int
-) -> Launch:
-    together = tile.rows // longest
-    constexprs = {**_constexprs(arguments, width, tile.rows), "ROWS": tile.rows, "RUNS": together}
-    arguments = {**arguments, "num_runs": runs, "longest": longest}
-    return Launch(kernel, (-(-runs // together),), arguments, constexprs, tile.num_warps, tile.num_stages)
-
-
-def _loop_launch(
-    kernel: Any,
-    tile: configs.Tile,
-    own: int,
-    arguments: dict[str, Any],
-    width: int,
-    runs: int,
-    longest: int,
-    **more: bool,
-) -> Launch:
-    """`own`: rows of a run that a program owns."""
-    tiles = -(-longest // own)
-    constexprs = {**_constexprs(arguments, width, tile.rows, tile.keys), "ROWS": tile.rows, "KEYS": tile.keys, **more}
-    return Launch(
-        kernel, (runs * tiles,), arguments | {"num_tiles": tiles}, constexprs, tile.num_warps, tile.num_stages
-    )
+def _flags(name: str, tensor: Tensor | None) -> dict[str, Any]:
+    stride_b, stride_t = (0, 0) if tensor is None else tensor.stride()
+    return {f"p_{name}": tensor, f"stride_{name}_b": stride_b, f"stride_{name}_t": stride_t}

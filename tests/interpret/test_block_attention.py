@@ -6,60 +6,90 @@ from cases.block_attention import LAYOUTS, NAMES, Case, GatherCase, assert_parit
 
 from intraformer_fast.kernels.block_attention import configs, launch
 
-HALF, FLOATS = (torch.bfloat16, torch.float16), (torch.float32, torch.bfloat16, torch.float16)
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
-# [B, H, n, D] and number of blocks.
+# [B, H, n, D] and number of blocks: as small as still tells kernels and tiles apart, since every element is executed in Python.
 SHAPES = {
-    "several runs a tile": ((3, 2, 128, 32), 8),
-    "runs of 64": ((2, 2, 128, 32), 2),
+    "several runs a tile": ((3, 2, 24, 16), 8),
+    "runs of 64": ((1, 2, 128, 16), 2),
     "ragged": ((3, 2, 37, 16), 4),
     "odd runs, several a tile": ((2, 3, 23, 16), 5),
-    "loop": ((2, 1, 150, 32), 1),
-    "long loop": ((2, 1, 300, 16), 1),
+    "loop": ((2, 1, 70, 16), 1),
+    "long loop": ((1, 1, 200, 16), 1),
     "a run of one": ((3, 2, 4, 16), 4),
     "fewer tokens than blocks": ((3, 2, 3, 16), 5),
 }
+TILE, LOOP = ((3, 2, 60, 16), 4), ((2, 1, 70, 16), 1)
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_parity(device, shape, dtype, masked):
-    case = Case.draw(*SHAPES[shape], dtype, masked=masked)
+def test_parity(device, shape, masked):
+    case = Case.draw(*SHAPES[shape], torch.bfloat16, masked=masked)
     assert_parity(case, case.run(launch, device))
 
 
-@pytest.mark.parametrize("width", [1, 8, 24, 80, 96, 128, 256])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_widths(device, width, dtype):
-    case = Case.draw((2, 1, 72, width), 3, dtype, masked=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("shape", ["several runs a tile", "ragged", "loop"])
+def test_parity_of_other_dtypes(device, shape, dtype):
+    case = Case.draw(*SHAPES[shape], dtype, masked=True)
     assert_parity(case, case.run(launch, device))
 
 
-@pytest.mark.parametrize("shape", [((2, 2, 24, 16), 2), ((1, 2, 140, 16), 1)])
+@pytest.fixture
+def fp32_precision():
+    """fp32_precision(name) tells torch how to multiply, until the test is over."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    yield lambda name: setattr(matmul, "fp32_precision", name)
+    matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize("setting", ["ieee", "tf32"])
+@pytest.mark.parametrize("shape", [TILE, LOOP])
+def test_float32_as_torch_is_told_to_multiply_it(device, shape, setting, fp32_precision):
+    fp32_precision(setting)
+    case = Case.draw(*shape, torch.float32)
+    found = case.run(launch, device)
+    if setting == "ieee":
+        assert_parity(case, found)
+        return
+    exact = case.expected(torch.float64)
+    errors = {name: float((found[name] - exact[name]).norm() / exact[name].norm()) for name in NAMES}
+    # Of factors rounded to 11 significant bits: not those of float32, and not those of bfloat16 with its 8.
+    assert all(2**-15 < error < 2**-8 for error in errors.values()), errors
+
+
+@pytest.mark.parametrize("width", [1, 24, 80, 256])
+def test_widths(device, width):
+    case = Case.draw((2, 1, 36, width), 3, torch.bfloat16, masked=True)
+    assert_parity(case, case.run(launch, device))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(device, layout, shape):
-    case = Case.draw(*shape, torch.float32, layout=layout)
-    assert_parity(case, case.run(launch, device))
+def test_layouts(device, layout):
+    for shape in (((2, 2, 24, 16), 2), ((2, 1, 70, 16), 1)):
+        case = Case.draw(*shape, torch.bfloat16, layout=layout)
+        assert_parity(case, case.run(launch, device))
 
 
-@pytest.mark.parametrize("shape", [((3, 2, 60, 16), 4), ((2, 1, 140, 16), 1)])
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("size", [1e-4, 3.0, 30.0])
-def test_magnitudes(device, size, dtype, shape):
+@pytest.mark.parametrize("size", [1e-4, 30.0])
+def test_magnitudes(device, size, dtype):
     """From scores that are all alike to one key that takes all."""
-    case = Case.draw(*shape, dtype, size=size)
-    assert_parity(case, case.run(launch, device))
+    for shape in (((3, 2, 60, 16), 4), LOOP):
+        case = Case.draw(*shape, dtype, size=size)
+        assert_parity(case, case.run(launch, device))
 
 
-@pytest.mark.parametrize("shape", [((2, 2, 40, 16), 2), ((1, 2, 140, 16), 1)])
 @pytest.mark.parametrize("scale", [0.0, -0.7, 2.0])
-def test_scales(device, scale, shape):
-    case = Case.draw(*shape, torch.float32, scale=scale)
-    assert_parity(case, case.run(launch, device))
+def test_scales(device, scale):
+    for shape in (((2, 2, 40, 16), 2), LOOP):
+        case = Case.draw(*shape, torch.bfloat16, scale=scale)
+        assert_parity(case, case.run(launch, device))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_unusual_inputs(device, dtype):
     shape = (2, 2, 40, 16)
     for fill in (
@@ -78,53 +108,35 @@ def test_nothing_to_do(device):
         assert all(t.shape == shape for t in results.values())
 
 
-@pytest.mark.parametrize("shape", [((3, 2, 60, 16), 4), ((2, 1, 140, 16), 1)])
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_poisoned_padding_changes_no_bit(device, dtype, shape):
-    case = Case.draw(*shape, dtype, masked=True)
+@pytest.mark.parametrize("shape", [TILE, LOOP])
+def test_poisoned_padding_changes_no_bit(device, shape):
+    case = Case.draw(*shape, torch.bfloat16, masked=True)
     clean = case.run(launch, device)
     padding = ~case.valid[:, None, :, None].expand_as(case.q)
     for t in clean.values():
         assert (t[padding] == 0).all()
-    for poison in (torch.nan, torch.inf):
-        for name in ("q", "k", "v", "grad"):
-            setattr(case, name, getattr(case, name).masked_fill(padding, poison))
-        poisoned = case.run(launch, device)
-        assert all(torch.equal(clean[name], poisoned[name]) for name in NAMES)
+    for name in ("q", "k", "v", "grad"):
+        setattr(case, name, getattr(case, name).masked_fill(padding, torch.nan))
+    poisoned = case.run(launch, device)
+    assert all(torch.equal(clean[name], poisoned[name]) for name in NAMES)
 
 
-@pytest.mark.parametrize("shape", [((3, 2, 60, 16), 4), ((2, 1, 140, 16), 1)])
+@pytest.mark.parametrize("shape", [TILE, LOOP])
 def test_the_same_bits_every_time(device, shape):
     case = Case.draw(*shape, torch.bfloat16, masked=True)
     first, second = (case.run(launch, device) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in NAMES)
 
 
-def rounded_to_tf32(x):
-    """float32 with the 10 bits of mantissa that a tensor core multiplies, to the nearest, ties away, as cvt.rna does."""
-    bits = x.float().view(torch.int32)
-    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
-
-
-@pytest.mark.parametrize("shape", [((2, 2, 128, 32), 2), ((2, 1, 150, 32), 1)])
-def test_tf32_where_torch_is_told_to_use_it(device, shape, monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
-    case = Case.draw(*shape, torch.float32)
-    found = case.run(launch, device)
-    exact = case.expected(torch.float64)
-    errors = {name: float((found[name] - exact[name]).norm() / exact[name].norm()) for name in NAMES}
-    # Two products of numbers rounded to 11 significant bits one after the other: about 2^-12 each, and the softmax between.
-    assert all(2**-14 < error < 2**-10 for error in errors.values()), errors
-    # It is the products that are rounded: with factors that need no rounding but for P, nothing else is off.
-    case = Case(*(rounded_to_tf32(t) for t in (case.q, case.k, case.v, case.grad)), case.num_blocks)
-    rounded = case.run(launch, device)
-    exact = case.expected(torch.float64)
-    assert float((rounded["output"] - exact["output"]).norm() / exact["output"].norm()) < errors["output"]
-
-
-@pytest.mark.parametrize("ids", [torch.int64, torch.int32])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("neighbors", "num_blocks"), [((5, 24), 3), ((3, 140), 1), ((40, 3), 1)])
+@pytest.mark.parametrize(
+    ("neighbors", "num_blocks", "dtype", "ids"),
+    [
+        ((5, 24), 3, torch.bfloat16, torch.int64),
+        ((3, 70), 1, torch.bfloat16, torch.int64),
+        ((40, 3), 1, torch.float32, torch.int32),
+        ((5, 23), 2, torch.float32, torch.int64),
+    ],
+)
 def test_gather(device, neighbors, num_blocks, dtype, ids):
     case = GatherCase.draw(30, 2, 16, neighbors, num_blocks, dtype, ids)
     assert_parity(case, case.run(launch, device))
@@ -168,4 +180,4 @@ def test_plans_hold_what_they_are_for():
                     plan = configs.plan(mode, width, longest, capability)
                     for tile in (plan.forward_tile, plan.backward_tile):
                         assert tile is None or tile.rows >= longest
-                    assert (plan.forward_tile is None) <= (longest > 32)
+                    assert longest > 16 or (plan.forward_tile and plan.backward_tile)

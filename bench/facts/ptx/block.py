@@ -200,7 +200,7 @@ class Block:
         threads = self.active_threads()
         if threads.size % WARP == 0:
             by_warp = threads.reshape(-1, WARP)
-            if (by_warp // WARP == by_warp[:, :1] // WARP).all():
+            if self.active is None or (by_warp // WARP == by_warp[:, :1] // WARP).all():
                 return by_warp
         raise Fault("only some lanes of a warp reach it")
 
@@ -249,7 +249,8 @@ class Block:
                 (bits.view(TYPES[kind]).astype(f"i{target.itemsize}").view(target)) if signed else bits.astype(target)
             )
         if self.active is None:
-            self.registers[register] = np.broadcast_to(bits, self.threads.shape)
+            same = bits.shape == self.threads.shape
+            self.registers[register] = bits if same else np.broadcast_to(bits, self.threads.shape)
         else:
             before = self.registers.get(register)
             after = np.full(self.threads.size, -1).astype(target) if before is None else before.copy()

@@ -1,5 +1,6 @@
 """Global memory as arrays at made-up addresses, and the shared memory of a block, which watches for races."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,16 +124,23 @@ def count_banks(counts: Counts, addresses: Array, size: int, lanes: Array) -> No
         size: bytes a lane.
         lanes: threads of the block.
     """
-    lanes_a_pass = min(WARP, BANKS * WORD // size)
-    passes = lanes // lanes_a_pass
-    words = (addresses // WORD)[:, None] + np.arange(max(1, size // WORD))
-    wanted = np.unique((passes[:, None] << 32 | words).reshape(-1))
-    of_pass, bank = wanted >> 32, wanted % BANKS
-    numbers, index = np.unique(of_pass, return_inverse=True)
-    busy = np.bincount(index * BANKS + bank, minlength=len(numbers) * BANKS).reshape(-1, BANKS).max(1)
+    # Which words differ, and in which bank they are, is the same for a pattern anywhere else in memory.
+    start = addresses.min() // (BANKS * WORD) * (BANKS * WORD)
+    wavefronts, conflicts = _passes((addresses - start).tobytes(), size, lanes.tobytes())
     counts.shared_instructions += len(np.unique(lanes // WARP))
-    counts.wavefronts += int(busy.sum())
-    counts.bank_conflicts += int(busy.sum()) - len(numbers)
+    counts.wavefronts += wavefronts
+    counts.bank_conflicts += conflicts
+
+
+@functools.lru_cache(maxsize=4096)
+def _passes(addresses: bytes, size: int, lanes: bytes) -> tuple[int, int]:
+    """Wavefronts, and how many of them are for conflicts."""
+    passes = np.frombuffer(lanes, np.int64) // min(WARP, BANKS * WORD // size)
+    words = (np.frombuffer(addresses, np.int64) // WORD)[:, None] + np.arange(max(1, size // WORD))
+    wanted = np.unique((passes[:, None] << 32 | words).reshape(-1))
+    numbers, index = np.unique(wanted >> 32, return_inverse=True)
+    busy = np.bincount(index * BANKS + wanted % BANKS, minlength=len(numbers) * BANKS).reshape(-1, BANKS).max(1)
+    return int(busy.sum()), int(busy.sum()) - len(numbers)
 
 
 class SharedMemory:
@@ -202,5 +210,7 @@ class SharedMemory:
 
     @staticmethod
     def _mark(mask: Array, cells: Array, warps: Array) -> None:
-        for warp in np.unique(warps):
-            mask[cells[warps == warp]] |= np.uint32(1) << np.uint32(warp)
+        first, last = int(warps.min()), int(warps.max())
+        for warp in range(first, last + 1):
+            chosen = cells if first == last else cells[warps == warp]
+            mask[chosen] |= np.uint32(1) << np.uint32(warp)

@@ -81,9 +81,12 @@ class Kernel:
 
     def bits(self, register: str) -> int:
         """Raises Fault where it is not declared."""
-        bits = self.registers.get(register) or self.registers.get(re.sub(r"\d+$", "", register))
+        bits = self.registers.get(register)
         if bits is None:
-            raise Fault(f"{register} is not declared")
+            bits = self.registers.get(re.sub(r"\d+$", "", register))
+            if bits is None:
+                raise Fault(f"{register} is not declared")
+            self.registers[register] = bits
         return bits
 
 

@@ -1,5 +1,6 @@
 """ldmatrix and mma: which lane holds which element. PTX ISA 9.0, sections 9.7.14.5 (mma) and 9.7.14.5.15 (ldmatrix)."""
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,32 +57,37 @@ def multiply(of: Shape, first: Sequence[Array], second: Sequence[Array], third: 
         first, second: bits of the registers that hold A [16, depth] and B [depth, 8].
         third: registers that hold C, as float32.
     """
-    group, place, packed = LANES // 4, LANES % 4, of.packed
-    a = np.zeros((len(first[0]) // WARP, ROWS, of.depth))
-    b = np.zeros((len(first[0]) // WARP, of.depth, COLUMNS))
-    for register, bits in enumerate(first):
-        values = elements(bits, of)
-        for j in range(packed):
-            column = place * packed + j + 4 * packed * (register // 2)
-            a[:, group + 8 * (register % 2), column] = values[..., j]
-    for register, bits in enumerate(second):
-        values = elements(bits, of)
-        for j in range(packed):
-            b[:, place * packed + j + 4 * packed * register, group] = values[..., j]
-    product = a @ b
-    return [
-        (c + product[:, group + 8 * (register // 2), place * 2 + register % 2].reshape(-1)).astype(np.float32)
-        for register, c in enumerate(third)
-    ]
+    warps = len(first[0]) // WARP
+    a_order, b_order, c_order = orders(of)
+    a = elements(first, of, warps)[:, a_order].reshape(warps, ROWS, of.depth)
+    b = elements(second, of, warps)[:, b_order].reshape(warps, of.depth, COLUMNS)
+    product = (a @ b).reshape(warps, ROWS * COLUMNS)[:, c_order].reshape(warps, 4, WARP)
+    return [(c + product[:, register].reshape(-1)).astype(np.float32) for register, c in enumerate(third)]
 
 
-def elements(bits: Array, of: Shape) -> Array:
-    """[warps, 32, elements in a register] as float64."""
-    if of.kind == "tf32":
-        values = (bits & np.uint32(0xFFFFE000)).view(np.float32)[:, None]
-    else:
-        values = decode(bits, f"{of.kind}x2")
-    return values.astype(np.float64).reshape(-1, WARP, of.packed)
+def elements(registers: Sequence[Array], of: Shape, warps: int) -> Array:
+    """[warps, registers x 32 lanes x elements in a register] as float64."""
+    bits = np.stack(registers)
+    values = (bits & np.uint32(0xFFFFE000)).view(np.float32) if of.kind == "tf32" else decode(bits, f"{of.kind}x2")
+    by_warp = values.reshape(len(registers), warps, -1).swapaxes(0, 1)
+    return by_warp.reshape(warps, -1).astype(np.float64)
+
+
+@functools.cache
+def orders(of: Shape) -> tuple[Array, Array, Array]:
+    """Where in `elements` the entries of A and of B are, row by row; and where in the result those of the four registers."""
+    group, place, packed = LANES[:, None] // 4, LANES[:, None] % 4, of.packed
+    within = np.arange(packed)
+    a, b = np.empty((ROWS, of.depth), np.int64), np.empty((of.depth, COLUMNS), np.int64)
+    size = WARP * packed
+    for register in range(ROWS * of.depth // size):
+        at = register * size + np.arange(size).reshape(WARP, packed)
+        a[group + 8 * (register % 2), place * packed + within + 4 * packed * (register // 2)] = at
+    for register in range(of.depth * COLUMNS // size):
+        at = register * size + np.arange(size).reshape(WARP, packed)
+        b[place * packed + within + 4 * packed * register, group] = at
+    c = [(LANES // 4 + 8 * (register // 2)) * COLUMNS + LANES % 4 * 2 + register % 2 for register in range(4)]
+    return a.reshape(-1), b.reshape(-1), np.concatenate(c)
 
 
 def row_lanes(matrices: int) -> Array:

@@ -1,0 +1,162 @@
+"""Which kernel and which tiles serve a call: the numbers in tables, chosen by pure functions."""
+
+from typing import NamedTuple
+
+HALF, TF32, IEEE = "half", "tf32", "ieee"
+"""How products are made: of 16-bit numbers, of float32 rounded to TF32, of float32 as it is (without tensor cores)."""
+MODES = (HALF, TF32, IEEE)
+
+MOST_WIDTH = 1024
+MOST_CONTEXT = 256
+
+
+class Whole(NamedTuple):
+    """Tiles of the kernels `whole`, which hold the context of a run on chip."""
+
+    queries: int
+    num_warps: int
+    num_stages: int
+
+
+class Forward(NamedTuple):
+    """Tiles of `forward.chunked`: queries of a program, columns of a step of the scores and of the answer."""
+
+    queries: int
+    step: int
+    columns: int
+    num_warps: int
+    num_stages: int
+
+
+class Backward(NamedTuple):
+    """Tiles of `backward.sliced`: queries of a step, columns of a step of the scores, of the slice, of a step of G."""
+
+    queries: int
+    step: int
+    slice: int
+    columns: int
+    num_warps: int
+    num_stages: int
+
+
+class Projection(NamedTuple):
+    """Tiles of the kernels of projection.py."""
+
+    rows: int
+    columns: int
+    step: int
+    num_warps: int
+    num_stages: int
+
+
+# Compute capability: elements of a context, [context, width] as tiles, that `whole` may hold. 64 x 512 are 64 KB of shared memory and,
+# as the float32 gradient, half the registers. Matrix instructions of 8.0 take their operands from registers: a context does not fit.
+WHOLE_LIMITS = {90: 64 * 512, 100: 64 * 512}
+# Programs that `forward.whole` is spread over at least, where there are too few runs: two for each multiprocessor.
+FORWARD_PROGRAMS = 264
+
+# Rows of the context's tile: the other tiles. README.md has the facts behind the numbers.
+FORWARD: dict[str, dict[int, Forward]] = {
+    HALF: {64: Forward(64, 64, 64, 4, 3), 128: Forward(64, 32, 64, 8, 2), 256: Forward(32, 32, 64, 8, 2)},
+    TF32: {64: Forward(32, 32, 64, 4, 2), 128: Forward(32, 32, 64, 8, 2), 256: Forward(32, 32, 32, 8, 2)},
+    IEEE: {64: Forward(32, 16, 32, 8, 1), 128: Forward(32, 16, 16, 8, 1), 256: Forward(32, 16, 16, 8, 1)},
+}
+BACKWARD: dict[str, dict[int, Backward]] = {
+    HALF: {
+        64: Backward(16, 64, 256, 64, 8, 2),
+        128: Backward(16, 32, 128, 64, 8, 2),
+        256: Backward(8, 32, 64, 32, 8, 2),
+    },
+    TF32: {64: Backward(16, 32, 64, 32, 8, 2), 128: Backward(16, 32, 64, 32, 8, 2), 256: Backward(8, 16, 32, 32, 8, 2)},
+    IEEE: {64: Backward(8, 16, 64, 16, 8, 1), 128: Backward(8, 16, 32, 16, 8, 1), 256: Backward(8, 16, 16, 16, 16, 1)},
+}
+
+PROJECT = Projection(128, 128, 64, 8, 3)
+WEIGHT_GRADIENT = Projection(128, 128, 64, 8, 3)
+# Programs that the gradient of the weights is spread over: about two for each multiprocessor of the largest chips.
+WEIGHT_GRADIENT_PROGRAMS = 256
+
+
+def next_power_of_2(number: int) -> int:
+    return 1 << max(0, number - 1).bit_length()
+
+
+def width_block(width: int) -> int:
+    """Columns of a tile that holds whole tokens: a power of 2, and 16 at least, which a matrix instruction needs."""
+    return max(16, next_power_of_2(width))
+
+
+def context_block(context: int) -> int:
+    """Rows of a tile that holds the context of a run: 64 at least, the rows of Hopper's matrix instruction."""
+    return max(64, next_power_of_2(context))
+
+
+def missing_columns(width: int) -> int:
+    """Columns of zeros that tokens need for their rows to begin at multiples of 16 elements."""
+    return -width % 16
+
+
+def is_whole(mode: str, width: int, context: int, capability: int) -> bool:
+    """Whether `whole` serves runs with a context of that many tokens. Numbers of 32 bits do not fit at the widths that matter."""
+    return mode == HALF and width_block(width) * context_block(context) <= WHOLE_LIMITS.get(capability, 0)
+
+
+def forward_whole(width: int, context: int) -> Whole:
+    """With a context of 64 x 512 two programs share a multiprocessor."""
+    return Whole(_queries_of_whole(width, context, 16, 64), _warps_of_whole(width, context), 2)
+
+
+def backward_whole(width: int, context: int) -> Whole:
+    """As many rows of gradients come with the queries; three tiles of both are under way."""
+    return Whole(_queries_of_whole(width, context, 8, 32), _warps_of_whole(width, context), 3)
+
+
+def _queries_of_whole(width: int, context: int, least: int, most: int) -> int:
+    """16 KB of them, fewer where a long context makes many scores of each."""
+    return max(least, min(most, 8192 // width_block(width), 4096 // context_block(context)))
+
+
+def _warps_of_whole(width: int, context: int) -> int:
+    """Enough for the float32 gradient of the context to take half of their registers, at most."""
+    return 8 if width_block(width) * context_block(context) > 64 * 128 else 4
+
+
+def forward_parts(num_runs: int, num_tiles: int) -> int:
+    """Programs a run: one where there are runs enough for all of the chip, since each loads the context."""
+    return max(1, min(-(-FORWARD_PROGRAMS // num_runs), num_tiles))
+
+
+def forward_chunked(mode: str, context: int) -> Forward:
+    return FORWARD[mode][context_block(context)]
+
+
+def backward_sliced(mode: str, context: int, width: int) -> Backward:
+    """The slice is no wider than the tokens."""
+    tiles = BACKWARD[mode][context_block(context)]
+    return tiles._replace(slice=min(tiles.slice, width_block(width)), columns=min(tiles.columns, width_block(width)))
+
+
+def weight_gradient_parts(rows: int, width: int, num_streams: int) -> int:
+    """How many programs share the rows of a stream; each must have enough of them to be worth a float32 result of its own."""
+    tiles = num_streams * (-(-width // WEIGHT_GRADIENT.rows)) * (-(-width // WEIGHT_GRADIENT.columns))
+    worth = rows // (8 * WEIGHT_GRADIENT.step)
+    return max(1, min(-(-WEIGHT_GRADIENT_PROGRAMS // tiles), worth))
+
+
+def mode_of(dtype: object) -> str:
+    """How products of this dtype are made; TF32 only where torch was told so (torch.backends.cuda.matmul.fp32_precision)."""
+    import torch
+
+    if dtype != torch.float32:
+        return HALF
+    return TF32 if torch.backends.cuda.matmul.fp32_precision == "tf32" else IEEE
+
+
+def capability_of(device: object) -> int:
+    """10 * major + minor of a CUDA device; that of an H100 for any other, where launches are only simulated or compiled."""
+    import torch
+
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor

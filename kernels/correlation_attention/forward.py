@@ -1,0 +1,96 @@
+"""Forward: `whole` where the context of a run stays on chip, `chunked` where it is too wide or too long for that.
+
+    O = softmax(Z X_c^T) X_c    inside each of `num_runs` runs of Z [B, num_queries, D] and X_c [B, num_context, D]
+
+Row j of run r of Z stands at r * stride_z_r + j * stride_z_q: runs need not follow each other. Columns of all tensors are contiguous.
+Scores are held transposed, context first: the context is then the operand with enough rows for a matrix instruction, however few
+queries a tile has, and a tile of queries enters the products as it was loaded.
+"""
+
+import triton
+import triton.language as tl
+
+from .tiles import SIZES, context_mask, run_of, softmax_columns
+
+
+@triton.jit(do_not_specialize=SIZES)
+def whole(
+    p_out, stride_out_b, stride_out_q,
+    p_z, stride_z_b, stride_z_r, stride_z_q,
+    p_c, stride_c_b, stride_c_n,
+    p_valid, stride_valid_b, stride_valid_n,
+    num_queries, num_context, num_runs, num_parts,
+    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """One program: every `num_parts`-th tile of `BM` queries of one run, over the context it has loaded once."""
+    i_part = tl.program_id(0) % num_parts
+    i_run = tl.program_id(0) // num_parts % num_runs
+    i_b = (tl.program_id(0) // num_parts // num_runs).to(tl.int64)
+    q_start, q_size = run_of(i_run, num_queries, num_runs)
+    c_start, c_size = run_of(i_run, num_context, num_runs)
+
+    o_d = tl.arange(0, BD)
+    m_d = (o_d < D)[None, :]
+    o_c = c_start + tl.arange(0, BN)
+    m_c = context_mask(p_valid, stride_valid_b, stride_valid_n, i_b, o_c, o_c < c_start + c_size)
+    # [BN, BD]
+    p_c += i_b * stride_c_b
+    b_c = tl.load(p_c + o_c.to(tl.int64)[:, None] * stride_c_n + o_d[None, :], mask=m_c[:, None] & m_d, other=0.0)
+
+    p_z += i_b * stride_z_b + i_run.to(tl.int64) * stride_z_r
+    p_out += i_b * stride_out_b + q_start.to(tl.int64) * stride_out_q
+    for q in range(i_part * BM, q_size, num_parts * BM):
+        o_q = (q + tl.arange(0, BM)).to(tl.int64)[:, None]
+        m_q = (o_q < q_size) & m_d
+        # [BM, BD]
+        b_z = tl.load(p_z + o_q * stride_z_q + o_d[None, :], mask=m_q, other=0.0)
+        # [BN, BM]
+        b_p = softmax_columns(tl.dot(b_c, tl.trans(b_z)), m_c)
+        # [BD, BM]
+        b_out = tl.dot(tl.trans(b_c), b_p.to(b_c.dtype))
+        tl.store(p_out + o_q * stride_out_q + o_d[None, :], tl.trans(b_out).to(b_c.dtype), mask=m_q)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def chunked(
+    p_out, stride_out_b, stride_out_q,
+    p_z, stride_z_b, stride_z_r, stride_z_q,
+    p_c, stride_c_b, stride_c_n,
+    p_valid, stride_valid_b, stride_valid_n,
+    num_queries, num_context, num_runs, num_parts,
+    D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One program: a tile of `BM` queries of one run (`num_parts` tiles a run), the width `BK` or `BV` columns at a time."""
+    # Tiles of a run are neighbours in time: the first brings the context to the cache for the others, and for its own second pass.
+    i_part = tl.program_id(0) % num_parts
+    i_run = tl.program_id(0) // num_parts % num_runs
+    i_b = (tl.program_id(0) // num_parts // num_runs).to(tl.int64)
+    q_start, q_size = run_of(i_run, num_queries, num_runs)
+    c_start, c_size = run_of(i_run, num_context, num_runs)
+
+    o_k = tl.arange(0, BK)
+    o_v = tl.arange(0, BV)
+    o_c = c_start + tl.arange(0, BN)
+    m_c = context_mask(p_valid, stride_valid_b, stride_valid_n, i_b, o_c, o_c < c_start + c_size)
+    o_q = (i_part * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
+    m_q = o_q < q_size
+    p_c += i_b * stride_c_b + o_c.to(tl.int64)[:, None] * stride_c_n
+    p_z += i_b * stride_z_b + i_run.to(tl.int64) * stride_z_r + o_q * stride_z_q
+    p_out += i_b * stride_out_b + (q_start + o_q) * stride_out_q
+
+    # [BN, BM]
+    b_s = tl.zeros([BN, BM], tl.float32)
+    for k in range(0, D, BK):
+        m_k = (k + o_k < D)[None, :]
+        # [BN, BK], [BM, BK]
+        b_c = tl.load(p_c + (k + o_k)[None, :], mask=m_c[:, None] & m_k, other=0.0)
+        b_z = tl.load(p_z + (k + o_k)[None, :], mask=m_q & m_k, other=0.0)
+        b_s = tl.dot(b_c, tl.trans(b_z), b_s, input_precision=PRECISION)
+    b_p = softmax_columns(b_s, m_c).to(p_c.dtype.element_ty)
+    for v in range(0, D, BV):
+        m_v = (v + o_v < D)[None, :]
+        # [BN, BV]
+        b_c = tl.load(p_c + (v + o_v)[None, :], mask=m_c[:, None] & m_v, other=0.0)
+        # [BV, BM]
+        b_out = tl.dot(tl.trans(b_c), b_p, input_precision=PRECISION)
+        tl.store(p_out + (v + o_v)[None, :], tl.trans(b_out).to(p_out.dtype.element_ty), mask=m_q & m_v)
