@@ -1,6 +1,7 @@
 // The CPU operators of correlation_attention: torch tensors in and out, tasks shared out over PyTorch's threads.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <tuple>
 
 #include "correlation_attention/cpu_streams.h"
@@ -11,6 +12,9 @@ namespace intraformer::correlation_attention {
 namespace {
 
 constexpr Check check{"correlation_attention"};
+
+// Numbers of a task that ask: more clusters read the weights fewer times, and leave the second-level cache.
+constexpr int64_t NUMBERS_A_TASK = 1 << 16;
 
 Tokens tokens_of(const Tensor& t) { return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2)}; }
 
@@ -54,6 +58,9 @@ Job job_of(
     job.valid = static_cast<const uint8_t*>(valid->const_data_ptr());
     job.valid_cluster = valid->stride(0), job.valid_row = valid->stride(1);
   }
+  const int64_t a_cluster = std::max<int64_t>(1, (job.members + num_streams - 1) / num_streams * d);
+  const int64_t a_thread = B * num_streams / (2 * static_cast<int64_t>(torch::stable::get_num_threads()));
+  job.clusters_a_task = std::max<int64_t>(1, std::min({NUMBERS_A_TASK / a_cluster, a_thread, B}));
   return job;
 }
 
@@ -89,7 +96,7 @@ Tensor forward(
   job.packed = packed.const_data_ptr();
   const StreamLoops& loops = streams_loops();
   void* const data = output.mutable_data_ptr();
-  for_each_task(job.streams * job.clusters, 1, loops.scratch_bytes(job, false), [&](int64_t task, void* memory) {
+  for_each_task(job.streams * groups(job), 1, loops.scratch_bytes(job, false), [&](int64_t task, void* memory) {
     loops.forward(job, data, task, memory);
   });
   return output;
@@ -130,7 +137,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(
       grad_weight.mutable_data_ptr()};
   const StreamLoops& loops = streams_loops();
   const int64_t bytes = loops.scratch_bytes(job, true);
-  for_each_task(job.streams * B, 1, bytes, [&](int64_t task, void* memory) { loops.backward(job, gradients, task, memory); });
+  for_each_task(
+      job.streams * groups(job), 1, bytes, [&](int64_t task, void* memory) { loops.backward(job, gradients, task, memory); });
   for_each_task(B, 1, 0, [&](int64_t cluster, void*) { loops.anchor_gradient(job, gradients, cluster); });
   for_each_task(loops.weight_tasks(job), 1, bytes, [&](int64_t task, void* memory) {
     loops.weight_gradient(job, gradients, task, memory);

@@ -1,4 +1,5 @@
-// A stream of a cluster is a task: what it asks goes through the weights, and meets the context, out of the core's caches.
+// A stream of a few clusters is a task: what they ask goes through the weights, which are read once for all of them, and meets each
+// one's context, out of the core's caches.
 #include "correlation_attention/cpu_streams.h"
 
 #include "cpu/attention.h"
@@ -83,14 +84,14 @@ INTRAFORMER_INLINE Left take_rows(const Strided& rows, int64_t count, int64_t wi
 struct Scratch {
   int64_t* numbers;     // [context], of the rows that are looked at; negative at padding
   uint32_t* keep;       // [context]
-  uint32_t* asking;     // [rows] rows of A, of the tokens that ask
-  uint32_t* projected;  // [rows] rows of A, of those times the weight
+  uint32_t* asking;     // [clusters][tokens] rows of A, of the tokens that ask
+  uint32_t* projected;  // the same, of those times the weight
   uint32_t* context_t;  // panels whose columns are the tokens of the context
   uint32_t* context;    // panels whose columns are the channels
   AttentionScratch attention;
   GradientScratch gradients;  // from here on for the gradients only
   uint32_t* grads;            // [rows] rows of A
-  uint32_t* asked;            // [rows] rows of A, the gradients of `projected`
+  uint32_t* asked;            // as projected, the gradients of it
   uint32_t* projected_panels;
   uint32_t* gradient_panels;
   float* context_sums;  // [context][round_up(width, PANEL)]
@@ -100,11 +101,12 @@ template <Precision P>
 INTRAFORMER_INLINE Scratch take_scratch(Pieces& pieces, const Job& job, bool backward) {
   const int64_t longest = (job.members + job.streams - 1) / job.streams, width = job.width;
   const int64_t context = job.anchor_asks ? longest : job.anchors, rows = least(longest, BLOCK_ROWS);
+  const int64_t all = job.clusters_a_task * longest;
   Scratch s{};
   s.numbers = Pieces::next<int64_t>(pieces, context);
   s.keep = Pieces::next<uint32_t>(pieces, round_up(context, LANES));
-  s.asking = Pieces::next<uint32_t>(pieces, rows * row_words<P>(width));
-  s.projected = Pieces::next<uint32_t>(pieces, rows * row_words<P>(width));
+  s.asking = Pieces::next<uint32_t>(pieces, all * row_words<P>(width));
+  s.projected = Pieces::next<uint32_t>(pieces, all * row_words<P>(width));
   s.context_t = Pieces::next<uint32_t>(pieces, key_words<P>(context, width));
   s.context = Pieces::next<uint32_t>(pieces, value_words<P>(context, width));
   if (!backward) {
@@ -113,7 +115,7 @@ INTRAFORMER_INLINE Scratch take_scratch(Pieces& pieces, const Job& job, bool bac
   }
   s.gradients = take_gradients<P>(pieces, rows, context);
   s.grads = Pieces::next<uint32_t>(pieces, rows * row_words<P>(width));
-  s.asked = Pieces::next<uint32_t>(pieces, rows * row_words<P>(width));
+  s.asked = Pieces::next<uint32_t>(pieces, all * row_words<P>(width));
   s.projected_panels = Pieces::next<uint32_t>(pieces, value_words<P>(rows, width));
   s.gradient_panels = Pieces::next<uint32_t>(pieces, value_words<P>(rows, width));
   s.context_sums = Pieces::next<float>(pieces, context * round_up(width, PANEL));
@@ -179,54 +181,88 @@ INTRAFORMER_INLINE void store_tile(
 
 // ---- The tasks ----
 
+// Calls body(stream, place) for the clusters of a task; place is the first row of a cluster in what the task keeps of all.
+template <typename Body>
+INTRAFORMER_INLINE void for_each_cluster(const Job& job, int64_t task, Body body) {
+  const int64_t first = task % groups(job) * job.clusters_a_task;
+  for (int64_t i = 0; i < job.clusters_a_task && first + i < job.clusters; ++i) {
+    const Stream stream = stream_of(job, task / groups(job), first + i);
+    body(stream, i * stream.length);
+  }
+}
+
+// The rows rows_of(stream, place) of each cluster of a task times a weight, a panel of which serves all of them before the next:
+// a tile at a time to epilogue(stream, place, row, rows, column, sums).
+template <Precision P, typename RowsOf, typename Epilogue>
+INTRAFORMER_INLINE void multiply_all(const Job& job, int64_t task, const Right& weight, RowsOf rows_of, Epilogue epilogue) {
+  for (int64_t c = 0; c < weight.columns; c += PANEL) {
+    const Right panel{weight.words + c / PANEL * weight.panel, weight.panel, weight.steps, least(PANEL, weight.columns - c)};
+    for_each_cluster(job, task, [&](const Stream& stream, int64_t place) {
+      multiply<P>(rows_of(stream, place), stream.length, panel, [&](int64_t r0, int64_t n, int64_t, const float* sums) {
+        epilogue(stream, place, r0, n, c, sums);
+      });
+    });
+  }
+}
+
+// What is asked, by the weight of the stream, into s.projected.
+template <Precision P>
+void project(const Job& job, int64_t task, const Scratch& s) {
+  const int64_t width = job.width, row = row_words<P>(width);
+  const bool stand = are_operand<P>(asking_rows(job, stream_of(job, 0, 0), 0));
+  for_each_cluster(job, task, [&](const Stream& stream, int64_t place) {
+    if (!stand) pack_rows<P>(asking_rows(job, stream, 0), nullptr, stream.length, width, s.asking + place * row);
+  });
+  multiply_all<P>(
+      job, task, weight_of<P>(job, job.packed, task / groups(job)),
+      [&](const Stream& stream, int64_t place) {
+        return stand ? in_place(asking_rows(job, stream, 0), 0) : Left{s.asking + place * row, row};
+      },
+      [&](const Stream&, int64_t place, int64_t r0, int64_t n, int64_t c0, const float* sums) {
+        for_each_vector(
+            r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) { put_row<P>(s.projected + (place + r) * row, c, x); });
+      });
+}
+
+template <Precision P>
+INTRAFORMER_INLINE void pack_context(const Job& job, const Stream& stream, const Scratch& s) {
+  const int64_t length = context_length(job, stream);
+  mark_context(job, stream, s);
+  pack_transposed<P>(context_rows(job, stream), s.numbers, length, job.width, s.context_t);
+  pack_panels<P>(context_rows(job, stream), s.numbers, length, job.width, s.context);
+}
+
 template <Precision P>
 void forward(const Job& job, void* output, int64_t task, void* memory) {
-  const Stream stream = stream_of(job, task / job.clusters, task % job.clusters);
   Pieces pieces{static_cast<char*>(memory), 0};
   const Scratch s = take_scratch<P>(pieces, job, false);
-  const int64_t width = job.width, row = row_words<P>(width), length = context_length(job, stream);
-  const Right weight = weight_of<P>(job, job.packed, stream.stream);
-  const int64_t out = stream.cluster * job.members + stream.first;
-  mark_context(job, stream, s);
-  pack_transposed<P>(context_rows(job, stream), s.numbers, length, width, s.context_t);
-  pack_panels<P>(context_rows(job, stream), s.numbers, length, width, s.context);
-  for_each_block(stream.length, [&](int64_t first, int64_t count) {
-    const Left asking = take_rows<P>(asking_rows(job, stream, first), count, width, s.asking);
-    multiply<P>(asking, count, weight, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
-      for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) { put_row<P>(s.projected + r * row, c, x); });
-    });
+  const int64_t width = job.width, row = row_words<P>(width);
+  project<P>(job, task, s);
+  for_each_cluster(job, task, [&](const Stream& stream, int64_t place) {
+    const int64_t length = context_length(job, stream), out = stream.cluster * job.members + stream.first;
+    pack_context<P>(job, stream, s);
     attend<P>(
-        {s.projected, row}, count, {length, width, width, s.keep, s.context_t, s.context, nullptr, nullptr}, 1.0f, s.attention,
-        [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
-          store_tile(output, job.element, out + first, width, r0, n, c0, sums, PANEL, nullptr);
+        {s.projected + place * row, row}, stream.length, {length, width, width, s.keep, s.context_t, s.context, nullptr, nullptr},
+        1.0f, s.attention, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+          store_tile(output, job.element, out, width, r0, n, c0, sums, PANEL, nullptr);
         });
   });
 }
 
+// The gradients of what is projected into gradients.asked and s.asked, those of the context to where they belong.
 template <Precision P>
-void backward(const Job& job, const Gradients& gradients, int64_t task, void* memory) {
-  const Stream stream = stream_of(job, task / job.clusters, task % job.clusters);
-  if (stream.length == 0) return;
-  Pieces pieces{static_cast<char*>(memory), 0};
-  const Scratch s = take_scratch<P>(pieces, job, true);
+void backward_of_cluster(const Job& job, const Gradients& gradients, const Stream& stream, int64_t place, const Scratch& s) {
   const int64_t width = job.width, row = row_words<P>(width), sums_row = round_up(width, PANEL);
-  const int64_t length = context_length(job, stream);
-  const Right weight = weight_of<P>(job, job.packed, stream.stream), weight_t = weight_of<P>(job, job.packed_t, stream.stream);
-  const int64_t member = stream.cluster * job.members + stream.first;
-  const int64_t part = (stream.cluster * job.streams + stream.stream) * job.anchors;
-  mark_context(job, stream, s);
-  pack_transposed<P>(context_rows(job, stream), s.numbers, length, width, s.context_t);
-  pack_panels<P>(context_rows(job, stream), s.numbers, length, width, s.context);
+  const int64_t length = context_length(job, stream), member = stream.cluster * job.members + stream.first;
+  pack_context<P>(job, stream, s);
   // Keys and values are the same.
   const Context context{length, width, width, s.keep, s.context_t, s.context, s.context_t, s.context};
   for_each_block(stream.length, [&](int64_t first, int64_t count) {
-    const Left asking = take_rows<P>(asking_rows(job, stream, first), count, width, s.asking);
-    multiply<P>(asking, count, weight, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
-      for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) {
-        put_row<P>(s.projected + r * row, c, x);
-        put_panel_row<P>(s.projected_panels, words_of<P>(count), r, c, x);
-      });
-    });
+    uint32_t* const projected = s.projected + (place + first) * row;
+    uint32_t* const asked = s.asked + (place + first) * row;
+    // Rows of A are rows of numbers.
+    const Strided numbers{projected, P == Precision::float32 ? Element::float32 : Element::bfloat16, row * PACK<P>, 1};
+    pack_panels<P>(numbers, nullptr, count, width, s.projected_panels);
     const Strided grad = rows_from(gradients.grad, stream.cluster, stream.first + first, job.element);
     const Left grads = take_rows<P>(grad, count, width, s.grads);
     pack_panels<P>(grad, nullptr, count, width, s.gradient_panels);
@@ -237,21 +273,15 @@ void backward(const Job& job, const Gradients& gradients, int64_t task, void* me
       });
     };
     attend_backward<P>(
-        {count, {s.projected, row}, grads, s.projected_panels, s.gradient_panels, nullptr}, context, 1.0f, s.gradients,
+        {count, {projected, row}, grads, s.projected_panels, s.gradient_panels, nullptr}, context, 1.0f, s.gradients,
         [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
           store_tile(gradients.asked, Element::float32, member + first, width, r0, n, c0, sums, PANEL, nullptr);
-          for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) { put_row<P>(s.asked + r * row, c, x); });
+          for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) { put_row<P>(asked + r * row, c, x); });
         },
         [&](int64_t r0, int64_t n, int64_t c0, const float* sums) { add(first == 0, r0, n, c0, sums); },
         [&](int64_t r0, int64_t n, int64_t c0, const float* sums) { add(false, r0, n, c0, sums); });
-    multiply<P>({s.asked, row}, count, weight_t, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
-      if (job.anchor_asks) {
-        store_tile(gradients.parts, Element::float32, part + first, width, r0, n, c0, sums, PANEL, nullptr);
-      } else {
-        store_tile(gradients.member, job.element, member + first, width, r0, n, c0, sums, PANEL, nullptr);
-      }
-    });
   });
+  const int64_t part = (stream.cluster * job.streams + stream.stream) * job.anchors;
   for (int64_t c = 0; c < width; c += PANEL) {
     if (job.anchor_asks) {
       store_tile(gradients.member, job.element, member, width, 0, length, c, s.context_sums + c, sums_row, s.keep);
@@ -259,6 +289,29 @@ void backward(const Job& job, const Gradients& gradients, int64_t task, void* me
       store_tile(gradients.parts, Element::float32, part, width, 0, length, c, s.context_sums + c, sums_row, s.keep);
     }
   }
+}
+
+template <Precision P>
+void backward(const Job& job, const Gradients& gradients, int64_t task, void* memory) {
+  if (stream_of(job, task / groups(job), 0).length == 0) return;
+  Pieces pieces{static_cast<char*>(memory), 0};
+  const Scratch s = take_scratch<P>(pieces, job, true);
+  const int64_t width = job.width, row = row_words<P>(width);
+  project<P>(job, task, s);
+  for_each_cluster(
+      job, task, [&](const Stream& stream, int64_t place) { backward_of_cluster<P>(job, gradients, stream, place, s); });
+  multiply_all<P>(
+      job, task, weight_of<P>(job, job.packed_t, task / groups(job)),
+      [&](const Stream&, int64_t place) { return Left{s.asked + place * row, row}; },
+      [&](const Stream& stream, int64_t, int64_t r0, int64_t n, int64_t c0, const float* sums) {
+        if (job.anchor_asks) {
+          const int64_t part = (stream.cluster * job.streams + stream.stream) * job.anchors;
+          store_tile(gradients.parts, Element::float32, part, width, r0, n, c0, sums, PANEL, nullptr);
+        } else {
+          const int64_t member = stream.cluster * job.members + stream.first;
+          store_tile(gradients.member, job.element, member, width, r0, n, c0, sums, PANEL, nullptr);
+        }
+      });
 }
 
 void anchor_gradient(const Job& job, const Gradients& gradients, int64_t cluster) {

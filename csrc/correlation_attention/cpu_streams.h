@@ -18,7 +18,8 @@ struct Job {
   Element element;  // of tokens, weights and their gradients: float32, bfloat16 or float16
   bool bfloat16;    // operands of the matrix products, else float32
   int64_t clusters, members, anchors, width, streams;
-  int64_t weights;  // as many as streams, or 1
+  int64_t weights;          // as many as streams, or 1
+  int64_t clusters_a_task;  // that a weight is read for at a time
   bool anchor_asks;
   Tokens member, anchor;
   const uint8_t* valid;  // of the tokens that are looked at, 0 at padding; null: no padding
@@ -43,7 +44,8 @@ struct StreamLoops {
   void (*pack)(const Job&, const Strided& weight, bool transposed, int64_t panel, void* packed);
   // Bytes that a task needs for itself, at a multiple of 64, zero before the first use.
   int64_t (*scratch_bytes)(const Job&, bool backward);
-  // Task t does stream t / clusters of cluster t % clusters. Output [clusters, members, width] is contiguous.
+  // Task t does the clusters [g * clusters_a_task, ...) of stream t / groups, with g = t % groups.
+  // Output [clusters, members, width] is contiguous.
   void (*forward)(const Job&, void* output, int64_t task, void* scratch);
   void (*backward)(const Job&, const Gradients&, int64_t task, void* scratch);
   // After all of backward(): the anchor of a cluster; some columns of a weight, of which there are weight_tasks().
@@ -51,6 +53,8 @@ struct StreamLoops {
   int64_t (*weight_tasks)(const Job&);
   void (*weight_gradient)(const Job&, const Gradients&, int64_t task, void* scratch);
 };
+
+inline int64_t groups(const Job& job) { return (job.clusters + job.clusters_a_task - 1) / job.clusters_a_task; }
 
 INTRAFORMER_LOOPS(StreamLoops, streams, avx512_bf16)
 

@@ -230,6 +230,7 @@ void run(const StreamCase& c) {
   correlation_attention::Job job{};
   job.element = Element::float32, job.bfloat16 = c.bfloat16;
   job.clusters = B, job.members = r, job.anchors = s, job.width = d, job.streams = c.streams, job.weights = c.weights;
+  job.clusters_a_task = 2;
   job.anchor_asks = c.anchor_asks;
   job.member = {member.data(), r * row, row, 1}, job.anchor = {anchor.data(), s * row, row, 1};
   if (c.masked) job.valid = valid.data(), job.valid_cluster = context, job.valid_row = 1;
@@ -248,7 +249,7 @@ void run(const StreamCase& c) {
   const correlation_attention::Gradients gradients{
       {grad.data(), r * row, row, 1}, asked.data(), parts.data(), dm.data(), da.data(), dw.data()};
   const auto scratch = aligned(loops.scratch_bytes(job, false)), more = aligned(loops.scratch_bytes(job, true));
-  for (int64_t task = B * c.streams - 1; task >= 0; --task) {
+  for (int64_t task = correlation_attention::groups(job) * c.streams - 1; task >= 0; --task) {
     loops.forward(job, out.data(), task, scratch.get());
     loops.backward(job, gradients, task, more.get());
   }
