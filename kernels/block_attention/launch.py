@@ -10,7 +10,7 @@ from torch import Tensor
 from intraformer_fast.kernels.common.launches import Launch
 
 from . import backward as backward_kernels
-from . import configs, scatter
+from . import configs, scatter, tuning
 from . import forward as forward_kernels
 
 TINY = 1e-30
@@ -154,7 +154,7 @@ class Call:
         self.runs = batch * heads * num_blocks
         self.programs = self.runs * self.longest
         multiplied = mode(q.dtype)
-        self.plan = plan or configs.plan(multiplied, width, self.longest, capability(q.device))
+        self.plan = plan or _plan(q, shape, num_blocks, multiplied, self.longest)
         # All of one length, and nothing is padding: then a tile that this length is a multiple of is always full.
         self.whole_size = size if not longer and valid is None and neighbors is None else None
         self.arguments = {
@@ -233,6 +233,23 @@ def capability(device: torch.device) -> int:
         return 80
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+def _plan(q: Tensor, shape: Sequence[int], num_blocks: int, multiplied: str, longest: int) -> configs.Plan:
+    width, kind = shape[-1], capability(q.device)
+    if not tuning.wanted(q.device):
+        return configs.plan(multiplied, width, longest, kind)
+
+    def seconds(plan: configs.Plan, what: str) -> float:
+        tensors = [torch.randn(*shape, dtype=q.dtype, device=q.device) for _ in range(8)]
+        if what == "forward":
+            (launch,) = forward_launches(*tensors[:4], num_blocks, 1.0, plan=plan)
+        else:
+            *first, launch = backward_launches((*tensors[:3],), *tensors[3:7], num_blocks, 1.0, plan=plan)
+            launch = first[0] if what == "queries" else launch
+        return tuning.measured(launch.run)
+
+    return tuning.plan(multiplied, width, longest, kind, tuning.gpu_name(q), seconds)
 
 
 def _run(launches: Iterator[Launch]) -> None:
