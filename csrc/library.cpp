@@ -1,10 +1,12 @@
 // The schemas of the operators in namespace `intraformer_fast`. Each room registers its kernels for them; Python adds what
 // torch needs for shapes and gradients (intraformer_fast/ops/).
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 
 #include <string>
 
 #include "cpu/instruction_set.h"
+#include "cpu/peak.h"
 
 STABLE_TORCH_LIBRARY(intraformer_fast, library) {
   library.def(
@@ -23,14 +25,29 @@ STABLE_TORCH_LIBRARY(intraformer_fast, library) {
       "encoder_block(Tensor tokens, Tensor? valid, Tensor[] packed, int num_heads, int hidden_width, bool bfloat16,"
       " bool anchor_asks, float epsilon) -> Tensor");
   library.def("cpu_instruction_set() -> str");
+  // Keeps each of torch's threads multiplying in registers for so many steps; the floating-point operations of all of them.
+  library.def("cpu_peak(int steps, bool bfloat16) -> int");
 }
 
 namespace {
 
 std::string cpu_instruction_set() { return intraformer::name(intraformer::instruction_set()); }
 
+int64_t cpu_peak(int64_t steps, bool bfloat16) {
+  const intraformer::PeakLoops& loops = intraformer::peak_loops();
+  const int64_t threads = torch::stable::get_num_threads();
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      volatile float sum = loops.multiply(steps, bfloat16);
+      (void)sum;
+    }
+  });
+  return threads * steps * loops.flops_a_step(bfloat16);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(intraformer_fast, CompositeExplicitAutograd, library) {
+  library.impl("cpu_peak", TORCH_BOX(&cpu_peak));
   library.impl("cpu_instruction_set", TORCH_BOX(&cpu_instruction_set));
 }

@@ -1,9 +1,9 @@
 // Matrix products from packed panels, float32 or bfloat16 operands, float32 sums: C[rows, columns] = A[rows, K] B[K, columns].
 //
 // Operands are arrays of 32-bit words: a float, or two bfloat16 that follow each other along K. B lies in panels of PANEL
-// columns, [K words][PANEL]; A lies in rows. A tile of C is TILE_ROWS x PANEL sums in registers, filled in one walk through K,
-// and handed to the caller's epilogue out of the first-level cache. The sum of an element runs along K in order, whatever tile it
-// falls into, so that tiles and threads change no bit of the result.
+// columns, [K words][PANEL]; A lies in rows, or transposed. A tile of C is TILE_ROWS x PANEL sums in registers, filled in one walk
+// through K, and handed to the caller's epilogue out of the first-level cache. The sum of an element runs along K in order,
+// whatever tile it falls into, so that tiles and threads change no bit of the result.
 //
 // Included by the files that are compiled once per instruction set; the rules of vector.h hold here too.
 #pragma once
@@ -13,6 +13,10 @@
 namespace {
 
 enum class Precision { float32, bfloat16 };
+
+// How A lies in memory, and what its step is: rows of words along K and the words from one to the next; or, for each word of K in
+// turn, that of every row, and the words from one word of K to the next.
+enum class Order { rows, columns };
 
 // Numbers of K in a word.
 template <Precision P>
@@ -27,6 +31,8 @@ constexpr int TILE_ROWS = 6;
 #endif
 
 INTRAFORMER_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+INTRAFORMER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INTRAFORMER_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 INTRAFORMER_INLINE int64_t panels_of(int64_t columns) { return (columns + PANEL - 1) / PANEL; }
 
 template <Precision P>
@@ -75,17 +81,22 @@ INTRAFORMER_INLINE void put_row(uint32_t* row, int64_t k, Floats x) {
   }
 }
 
-// Stores LANES numbers of row k, from column n (a multiple of LANES) on, in panels of `steps` words along K. Rows come in
-// order: an even one clears the place of the odd one after it.
+// Stores LANES numbers of row k at the words of their columns, [K words] rows of which `words` is one. Rows come in order: an
+// even one clears the place of the odd one after it.
 template <Precision P>
-INTRAFORMER_INLINE void put_panel_row(uint32_t* panels, int64_t steps, int64_t k, int64_t n, Floats x) {
-  uint32_t* const words = panels + ((n / PANEL) * steps + k / PACK<P>)*PANEL + n % PANEL;
+INTRAFORMER_INLINE void put_step(uint32_t* words, int64_t k, Floats x) {
   if constexpr (P == Precision::bfloat16) {
     const Words half = widen(narrowed(x));
     store(words, k % 2 == 0 ? half : load<Words>(words) | half << 16);
   } else {
     store(words, x);
   }
+}
+
+// The same for row k, from column n (a multiple of LANES) on, in panels of `steps` words along K.
+template <Precision P>
+INTRAFORMER_INLINE void put_panel_row(uint32_t* panels, int64_t steps, int64_t k, int64_t n, Floats x) {
+  put_step<P>(panels + ((n / PANEL) * steps + k / PACK<P>)*PANEL + n % PANEL, k, x);
 }
 
 // sums + the products of a word of A with each word of B.
@@ -108,83 +119,150 @@ constexpr int64_t AHEAD = PANEL / 4;
 template <Precision P>
 constexpr int64_t RUN = P == Precision::bfloat16 ? 1024 : 128;
 
-// ROWS x PANEL products over `steps` words of K.
-template <Precision P, int ROWS>
+// ROWS x VECTORS * LANES products over `steps` words of K.
+template <Precision P, Order O, int ROWS, int VECTORS>
 __attribute__((noinline)) void multiply_tile(
-    const uint32_t* a, int64_t a_row, const uint32_t* panel, int64_t steps, const uint32_t* ahead, float* out, int64_t out_row) {
+    const uint32_t* a, int64_t a_step, const uint32_t* panel, int64_t steps, const uint32_t* ahead, float* out, int64_t out_row) {
   // Rows are reached from a base for every five, lest the compiler keeps an address of each and has no registers left for them.
-  const char* bases[(ROWS + 4) / 5];
-  const int64_t stride = a_row * static_cast<int64_t>(sizeof(uint32_t));
-  for (int b = 0; b < (ROWS + 4) / 5; ++b) {
+  constexpr int BASES = O == Order::rows ? (ROWS + 4) / 5 : 1;
+  const char* bases[BASES];
+  const int64_t stride = a_step * static_cast<int64_t>(sizeof(uint32_t));
+  for (int b = 0; b < BASES; ++b) {
     bases[b] = reinterpret_cast<const char*>(a) + 5 * b * stride;
     asm("" : "+r"(bases[b]));
   }
   for (int64_t run = 0; run < steps; run += RUN<P>) {
     const int64_t end = steps - run < RUN<P> ? steps : run + RUN<P>;
-    Floats sums[ROWS][2] = {};
+    Floats sums[ROWS][VECTORS] = {};
 #pragma GCC unroll 4
     for (int64_t k = run; k < end; ++k) {
       __builtin_prefetch(ahead + k * AHEAD, 0, 3);
-      const Words left = load<Words>(panel + k * PANEL), right = load<Words>(panel + k * PANEL + LANES);
+      Words columns[VECTORS];
+      for (int v = 0; v < VECTORS; ++v) columns[v] = load<Words>(panel + k * PANEL + v * LANES);
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r) {
-        const Words word = Words{} + load<uint32_t>(bases[r / 5] + r % 5 * stride + k * 4);
-        sums[r][0] = add_products<P>(sums[r][0], word, left);
-        sums[r][1] = add_products<P>(sums[r][1], word, right);
+        const char* const at = O == Order::rows ? bases[r / 5] + r % 5 * stride + k * 4 : bases[0] + k * stride + r * 4;
+        const Words word = Words{} + load<uint32_t>(at);
+        for (int v = 0; v < VECTORS; ++v) sums[r][v] = add_products<P>(sums[r][v], word, columns[v]);
       }
     }
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
-      float* const to = out + r * out_row;
-      store(to, run == 0 ? sums[r][0] : load<Floats>(to) + sums[r][0]);
-      store(to + LANES, run == 0 ? sums[r][1] : load<Floats>(to + LANES) + sums[r][1]);
+      for (int v = 0; v < VECTORS; ++v) {
+        float* const to = out + r * out_row + v * LANES;
+        store(to, run == 0 ? sums[r][v] : load<Floats>(to) + sums[r][v]);
+      }
     }
   }
 }
 
-template <Precision P, int ROWS = TILE_ROWS>
+template <Precision P, Order O, int VECTORS, int ROWS = TILE_ROWS>
 INTRAFORMER_INLINE void multiply_rows(
     int64_t rows,
     const uint32_t* a,
-    int64_t a_row,
+    int64_t a_step,
     const uint32_t* panel,
     int64_t steps,
     const uint32_t* ahead,
     float* out,
     int64_t out_row) {
   if constexpr (ROWS > 0) {
-    if (rows == ROWS) return multiply_tile<P, ROWS>(a, a_row, panel, steps, ahead, out, out_row);
-    multiply_rows<P, ROWS - 1>(rows, a, a_row, panel, steps, ahead, out, out_row);
+    if (rows == ROWS) return multiply_tile<P, O, ROWS, VECTORS>(a, a_step, panel, steps, ahead, out, out_row);
+    multiply_rows<P, O, VECTORS, ROWS - 1>(rows, a, a_step, panel, steps, ahead, out, out_row);
   }
 }
 
-// Calls body(first, count) for tiles of nearly equal height.
-template <typename Body>
-INTRAFORMER_INLINE void for_each_tile(int64_t rows, Body body) {
-  const int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-  for (int64_t t = 0; t < tiles; ++t) body(rows * t / tiles, rows * (t + 1) / tiles - rows * t / tiles);
-}
-
-// C = A B, a tile at a time to epilogue(row, rows, column, sums), where sums is [rows][PANEL] and column a multiple of PANEL.
-// `panel_words` lie between one panel of B and the next (steps * PANEL where the whole K is used).
-template <Precision P, typename Epilogue>
-INTRAFORMER_INLINE void multiply(
-    const uint32_t* a,
-    int64_t a_row,
+// The product of up to TILE_ROWS rows with a panel, of which only the first `columns` may be wanted: the right half is then left
+// out where it holds none of them.
+template <Precision P, Order O>
+INTRAFORMER_INLINE void multiply_panel(
     int64_t rows,
-    const uint32_t* b,
-    int64_t panel_words,
+    const uint32_t* a,
+    int64_t a_step,
+    const uint32_t* panel,
     int64_t steps,
     int64_t columns,
-    Epilogue epilogue) {
+    const uint32_t* ahead,
+    float* out,
+    int64_t out_row) {
+  if (columns > LANES) {
+    multiply_rows<P, O, 2>(rows, a, a_step, panel, steps, ahead, out, out_row);
+  } else {
+    multiply_rows<P, O, 1>(rows, a, a_step, panel, steps, ahead, out, out_row);
+  }
+}
+
+// Calls body(first, count) for parts of nearly equal size, none larger than `largest`.
+template <typename Body>
+INTRAFORMER_INLINE void for_each_part(int64_t rows, int64_t largest, Body body) {
+  const int64_t parts = (rows + largest - 1) / largest;
+  for (int64_t t = 0; t < parts; ++t) body(rows * t / parts, rows * (t + 1) / parts - rows * t / parts);
+}
+
+// Rows that go through products together where an operand would not stay in the cache.
+constexpr int64_t BLOCK_ROWS = 6 * 14;
+
+template <typename Body>
+INTRAFORMER_INLINE void for_each_tile(int64_t rows, Body body) {
+  for_each_part(rows, TILE_ROWS, body);
+}
+
+template <typename Body>
+INTRAFORMER_INLINE void for_each_block(int64_t rows, Body body) {
+  for_each_part(rows, BLOCK_ROWS, body);
+}
+
+// Calls body(row, column, sums) for the vectors of a tile that begin within `columns`.
+template <typename Body>
+INTRAFORMER_INLINE void for_each_vector(
+    int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums, Body body) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < PANEL && column + c < columns; c += LANES) {
+      body(row + r, column + c, load<Floats>(sums + r * PANEL + c));
+    }
+  }
+}
+
+// A = [rows, K], B = [K, columns].
+struct Left {
+  const uint32_t* words;
+  int64_t step;  // of its Order
+};
+
+template <Order O>
+INTRAFORMER_INLINE const uint32_t* from_row(const Left& a, int64_t row) {
+  return a.words + (O == Order::rows ? row * a.step : row);
+}
+
+struct Right {
+  const uint32_t* words;
+  int64_t panel;  // words from one panel to the next: steps * PANEL where all of K is used
+  int64_t steps;  // words of K
+  int64_t columns;
+};
+
+// C = A B, a tile at a time to epilogue(row, rows, column, sums), where sums is [rows][PANEL] and column a multiple of PANEL; of a
+// tile's columns those that lie past the vector with the last one hold anything.
+template <Precision P, Order O = Order::rows, typename Epilogue>
+INTRAFORMER_INLINE void multiply(const Left& a, int64_t rows, const Right& b, Epilogue epilogue) {
   alignas(64) float sums[TILE_ROWS * PANEL];
-  for (int64_t p = 0; p < panels_of(columns); ++p) {
-    const uint32_t* ahead = b + (p + 1) * panel_words;
+  for (int64_t p = 0; p < panels_of(b.columns); ++p) {
+    const uint32_t* const panel = b.words + p * b.panel;
+    const uint32_t* ahead = panel + b.panel;
     for_each_tile(rows, [&](int64_t row, int64_t count) {
-      multiply_rows<P>(count, a + row * a_row, a_row, b + p * panel_words, steps, ahead, sums, PANEL);
-      ahead += steps * AHEAD;
+      multiply_panel<P, O>(count, from_row<O>(a, row), a.step, panel, b.steps, b.columns - p * PANEL, ahead, sums, PANEL);
+      ahead += b.steps * AHEAD;
       epilogue(row, count, p * PANEL, sums);
     });
+  }
+}
+
+// C = A B for up to TILE_ROWS rows, C in rows that begin `out_row` floats after one another and have room for whole vectors.
+template <Precision P>
+INTRAFORMER_INLINE void multiply_into(const Left& a, int64_t rows, const Right& b, float* out, int64_t out_row) {
+  for (int64_t p = 0; p < panels_of(b.columns); ++p) {
+    const uint32_t* const panel = b.words + p * b.panel;
+    multiply_panel<P, Order::rows>(rows, a.words, a.step, panel, b.steps, b.columns - p * PANEL, panel, out + p * PANEL, out_row);
   }
 }
 

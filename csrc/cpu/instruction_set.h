@@ -12,3 +12,26 @@ InstructionSet instruction_set();
 const char* name(InstructionSet set);
 
 }  // namespace intraformer
+
+// Declares a room's tables of loops, <set>_<name>, and <name>_loops(), the one for the set in use; `best` names the table that
+// serves AVX-512-BF16, which a room without products of bfloat16 does not compile for.
+#ifdef INTRAFORMER_X86
+#define INTRAFORMER_LOOPS(Type, name, best)                   \
+  extern const Type generic_##name;                           \
+  extern const Type avx2_##name;                              \
+  extern const Type avx512_##name;                            \
+  extern const Type best##_##name;                            \
+  static inline const Type& name##_loops() {                  \
+    switch (instruction_set()) {                              \
+      case InstructionSet::avx512_bf16: return best##_##name; \
+      case InstructionSet::avx512: return avx512_##name;      \
+      case InstructionSet::avx2: return avx2_##name;          \
+      case InstructionSet::generic: break;                    \
+    }                                                         \
+    return generic_##name;                                    \
+  }
+#else
+#define INTRAFORMER_LOOPS(Type, name, best) \
+  extern const Type generic_##name;         \
+  static inline const Type& name##_loops() { return generic_##name; }
+#endif

@@ -34,11 +34,34 @@ INTRAFORMER_INLINE Floats gelu(Floats x) {
 
 INTRAFORMER_INLINE Floats greater(Floats a, Floats b) { return choose(mask(a > b), a, b); }
 
-INTRAFORMER_INLINE float greatest_of_lanes(Floats v) {
-  float greatest = v[0];
-  for (int i = 1; i < LANES; ++i) greatest = v[i] > greatest ? v[i] : greatest;
-  return greatest;
+// A NaN may get lost. Halves first, by shuffles, as sum_of_lanes.
+template <int N>
+INTRAFORMER_INLINE float greatest_of(Vector<float, N> v) {
+  if constexpr (N == 4) {
+    using Order = Vector<int32_t, 4>;
+    const Vector<float, 4> swapped = __builtin_shuffle(v, Order{2, 3, 0, 1});
+    v = v > swapped ? v : swapped;
+    return v[0] > v[1] ? v[0] : v[1];
+  }
+#if defined(__AVX512F__)
+  if constexpr (N == 16) {
+    using Half = Vector<float, 8>;
+    const __m512i all = bits<__m512i>(v);
+    const Half low = bits<Half>(_mm512_castsi512_si256(all)), high = bits<Half>(_mm512_extracti64x4_epi64(all, 1));
+    return greatest_of<8>(low > high ? low : high);
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) {
+    using Half = Vector<float, 4>;
+    const __m256i all = bits<__m256i>(v);
+    const Half low = bits<Half>(_mm256_castsi256_si128(all)), high = bits<Half>(_mm256_extracti128_si256(all, 1));
+    return greatest_of<4>(low > high ? low : high);
+  }
+#endif
 }
+
+INTRAFORMER_INLINE float greatest_of_lanes(Floats v) { return greatest_of<LANES>(v); }
 
 // sink(j, (x - mean) / sqrt(variance + epsilon) * weight + bias) for each vector of a row.
 template <typename Sink>
@@ -58,29 +81,85 @@ INTRAFORMER_INLINE void layer_norm(
   }
 }
 
-// sink(j, softmax of scale * x) for each vector of a row, over the columns whose `keep` is all ones; the others, whatever they
-// hold, give 0, and so does every column of a row that keeps none. Overwrites x.
-template <typename Sink>
-INTRAFORMER_INLINE void softmax(float* x, int64_t columns, float scale, const uint32_t* keep, Sink sink) {
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+template <int ROWS, typename Sink>
+INTRAFORMER_INLINE void softmax_rows(
+    float* x, int64_t row, int64_t columns, float scale, const uint32_t* keep, int64_t first, Sink sink) {
   const Floats nothing = constant(-__builtin_inff());
-  Floats greatest = nothing;
+  Floats greatest[ROWS], sums[ROWS] = {};
+  float shift[ROWS], inverse[ROWS];
+  for (int r = 0; r < ROWS; ++r) greatest[r] = nothing;
   for (int64_t j = 0; j < columns; j += LANES) {
-    const Floats v = choose(load<Words>(keep + j), load<Floats>(x + j) * scale, nothing);
-    greatest = greater(v, greatest);
-    store(x + j, v);
+    const Words kept = load<Words>(keep + j);
+    for (int r = 0; r < ROWS; ++r) {
+      const Floats v = choose(kept, load<Floats>(x + r * row + j) * scale, nothing);
+      greatest[r] = greater(v, greatest[r]);
+      store(x + r * row + j, v);
+    }
   }
-  const float peak = greatest_of_lanes(greatest);
-  // A row that keeps nothing would be -inf - -inf; a kept NaN is not the greatest, and makes the sum NaN.
-  const float shift = peak == -__builtin_inff() ? 0.0f : peak;
-  Floats sum{};
+  for (int r = 0; r < ROWS; ++r) {
+    const float peak = greatest_of_lanes(greatest[r]);
+    // A row that keeps nothing would be -inf - -inf; a kept NaN is not the greatest, and makes the sum NaN.
+    shift[r] = peak == -__builtin_inff() ? 0.0f : peak;
+  }
   for (int64_t j = 0; j < columns; j += LANES) {
-    const Floats v = exp_of_nonpositive(load<Floats>(x + j) - shift);
-    sum += v;
-    store(x + j, v);
+    for (int r = 0; r < ROWS; ++r) {
+      const Floats v = exp_of_nonpositive(load<Floats>(x + r * row + j) - shift[r]);
+      sums[r] += v;
+      store(x + r * row + j, v);
+    }
   }
-  const float total = sum_of_lanes<float, LANES>(sum);
-  const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
-  for (int64_t j = 0; j < columns; j += LANES) sink(j, load<Floats>(x + j) * inverse);
+  for (int r = 0; r < ROWS; ++r) {
+    const float total = sum_of_lanes<float, LANES>(sums[r]);
+    inverse[r] = total == 0.0f ? 0.0f : 1.0f / total;
+  }
+  for (int64_t j = 0; j < columns; j += LANES) {
+    for (int r = 0; r < ROWS; ++r) sink(first + r, j, load<Floats>(x + r * row + j) * inverse[r]);
+  }
+}
+
+// Rows are taken several at a time: what one waits for the others fill.
+template <typename Body>
+INTRAFORMER_INLINE void for_each_four(int64_t rows, Body body) {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) body(r, Count<4>{});
+  if (r + 2 <= rows) body(r, Count<2>{}), r += 2;
+  if (r < rows) body(r, Count<1>{});
+}
+
+// sink(r, j, softmax of scale * x) for each vector of rows that begin `row` floats after one another, over the columns whose `keep`
+// is all ones; the others, whatever they hold, give 0, and so does every column of a row that keeps none. Overwrites x.
+template <typename Sink>
+INTRAFORMER_INLINE void softmax(
+    int64_t rows, float* x, int64_t row, int64_t columns, float scale, const uint32_t* keep, Sink sink) {
+  for_each_four(rows, [&](int64_t r, auto count) {
+    softmax_rows<decltype(count)::value>(x + r * row, row, columns, scale, keep, r, sink);
+  });
+}
+
+// The gradients of the scores, scale p (g - sum(p g)), from rows of the softmax p and its gradients g, which are overwritten.
+INTRAFORMER_INLINE void softmax_backward(int64_t rows, const float* p, float* g, int64_t row, int64_t columns, float scale) {
+  for_each_four(rows, [&](int64_t first, auto count) {
+    constexpr int ROWS = decltype(count)::value;
+    const float* const from = p + first * row;
+    float* const to = g + first * row;
+    Floats sums[ROWS] = {};
+    float means[ROWS];
+    for (int64_t j = 0; j < columns; j += LANES) {
+      for (int r = 0; r < ROWS; ++r) sums[r] += load<Floats>(from + r * row + j) * load<Floats>(to + r * row + j);
+    }
+    for (int r = 0; r < ROWS; ++r) means[r] = sum_of_lanes<float, LANES>(sums[r]);
+    for (int64_t j = 0; j < columns; j += LANES) {
+      for (int r = 0; r < ROWS; ++r) {
+        const Floats centred = load<Floats>(to + r * row + j) - means[r];
+        store(to + r * row + j, load<Floats>(from + r * row + j) * centred * scale);
+      }
+    }
+  });
 }
 
 }  // namespace

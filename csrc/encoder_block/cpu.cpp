@@ -1,47 +1,23 @@
 // The CPU operators of encoder_block: torch tensors in and out, (stream, clusters) tasks shared out over PyTorch's threads.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "cpu/instruction_set.h"
+#include "cpu/tensors.h"
 #include "encoder_block/cpu_block.h"
 #include "encoder_block/op.h"
 
 namespace intraformer::encoder_block {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+constexpr Check check{"encoder_block"};
 
 // Rows that a task brings together where sub-clusters are shorter: fewer leave registers and the packed weights half used.
 constexpr int64_t ROWS_A_TASK = 64;
-
-const BlockLoops& block_loops() {
-#ifdef INTRAFORMER_X86
-  switch (instruction_set()) {
-    case InstructionSet::avx512_bf16: return avx512_bf16_block;
-    case InstructionSet::avx512: return avx512_block;
-    case InstructionSet::avx2: return avx2_block;
-    case InstructionSet::generic: break;
-  }
-#endif
-  return generic_block;
-}
-
-// std::invalid_argument reaches Python as ValueError.
-void check(bool good, const std::string& message) {
-  if (!good) throw std::invalid_argument("encoder_block: " + message);
-}
 
 Sizes checked_sizes(int64_t width, int64_t heads, int64_t hidden, bool cross, bool bfloat16) {
   check(heads > 0 && width > 0 && width % heads == 0 && width / heads % 16 == 0, "the width of a head is not a multiple of 16");
@@ -93,25 +69,6 @@ int64_t fingerprint(const std::vector<Tensor>& parameters) {
   return static_cast<int64_t>(hash);
 }
 
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
-// A thread's own scratch memory, kept from call to call.
-void* scratch(int64_t bytes) {
-  thread_local std::unique_ptr<void, Free> memory;
-  thread_local int64_t size = 0;
-  if (size < bytes) {
-    memory.reset();
-    size = 0;
-    memory.reset(std::aligned_alloc(64, bytes));  // bytes is a multiple of 64
-    if (memory == nullptr) throw std::bad_alloc();
-    std::memset(memory.get(), 0, bytes);
-    size = bytes;
-  }
-  return memory.get();
-}
-
 Tensor forward(
     const Tensor& tokens,
     const std::optional<Tensor>& valid,
@@ -133,10 +90,7 @@ Tensor forward(
   job.input = static_cast<const float*>(tokens.const_data_ptr());
   job.cluster_stride = tokens.stride(0), job.token_stride = tokens.stride(1);
   if (valid.has_value()) {
-    check(
-        valid->is_cpu() && valid->scalar_type() == ScalarType::Bool && valid->dim() == 2 && valid->size(0) == B &&
-            valid->size(1) == n,
-        "valid is not bool [B, n] on the CPU");
+    check(is_mask(*valid, B, n), "valid is not bool [B, n] on the CPU");
     job.valid = static_cast<const uint8_t*>(valid->const_data_ptr());
     job.valid_cluster_stride = valid->stride(0), job.valid_token_stride = valid->stride(1);
   }
@@ -158,10 +112,7 @@ Tensor forward(
   const int64_t a_sub_cluster = (n + k - 1) / k, threads = torch::stable::get_num_threads();
   job.clusters_a_task = std::clamp<int64_t>(B * k / threads, 1, std::min(B, std::max<int64_t>(1, ROWS_A_TASK / a_sub_cluster)));
   const int64_t bytes = loops.scratch_bytes(job);
-  torch::stable::parallel_for(0, k * groups(job), 1, [&](int64_t begin, int64_t end) {
-    void* const memory = scratch(bytes);
-    for (int64_t task = begin; task < end; ++task) loops.run(job, task, memory);
-  });
+  for_each_task(k * groups(job), 1, bytes, [&](int64_t task, void* memory) { loops.run(job, task, memory); });
   return output;
 }
 

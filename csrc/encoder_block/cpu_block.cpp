@@ -3,33 +3,14 @@
 // feed-forward network exists in chunks only, each used up at once.
 #include "encoder_block/cpu_block.h"
 
-#include "cpu/gemm.h"
-#include "cpu/rows.h"
+#include "cpu/attention.h"
 
 namespace intraformer::encoder_block {
 namespace {
 
-// Rows that go through a product together, and the width of a chunk of the hidden layer, 2 KB a row: with 512 channels the three
-// buffers of a chunk are about 400 KB.
-constexpr int64_t BLOCK_ROWS = 6 * 14;
+// Width of a chunk of the hidden layer, 2 KB a row: with 512 channels the three buffers of a chunk of BLOCK_ROWS are about 400 KB.
 template <Precision P>
 constexpr int64_t CHUNK = 512 * PACK<P>;
-
-INTRAFORMER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-INTRAFORMER_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// Hands out consecutive pieces of a buffer, each at a multiple of 64 bytes; with a null buffer it only counts.
-struct Pieces {
-  char* base;
-  int64_t used;
-
-  template <typename T>
-  INTRAFORMER_INLINE T* next(Pieces& pieces, int64_t count) {
-    T* const piece = pieces.base == nullptr ? nullptr : reinterpret_cast<T*>(pieces.base + pieces.used);
-    pieces.used += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
-    return piece;
-  }
-};
 
 // ---- Packed weights ----
 
@@ -146,25 +127,14 @@ void pack(const Sizes& sizes, const Parameters& parameters, void* packed) {
 // ---- One task: a stream of some clusters ----
 
 struct Scratch {
-  uint32_t* normed;         // [BLOCK_ROWS] rows of A, after a LayerNorm
-  uint32_t* hidden;         // [BLOCK_ROWS] rows of A, a chunk of the hidden layer
-  uint32_t* queries;        // [rows of the task] rows of A; later what the heads attended to
-  uint32_t* keys;           // panels, a head after the other, of every cluster of the task
-  uint32_t* values;         // the same
-  float* scores;            // [TILE_ROWS, context]
-  uint32_t* probabilities;  // [TILE_ROWS] rows of A
-  uint32_t* keep;           // [context], all ones where a token may be looked at
+  uint32_t* normed;   // [BLOCK_ROWS] rows of A, after a LayerNorm
+  uint32_t* hidden;   // [BLOCK_ROWS] rows of A, a chunk of the hidden layer
+  uint32_t* queries;  // [rows of the task] rows of A; later what the heads attended to
+  uint32_t* keys;     // panels, a head after the other, of every cluster of the task
+  uint32_t* values;   // the same
+  AttentionScratch attention;
+  uint32_t* keep;  // [context], all ones where a token may be looked at
 };
-
-// Words of the panels of one head whose keys (values) have `width` channels.
-template <Precision P>
-INTRAFORMER_INLINE int64_t key_words(int64_t context, int64_t width) {
-  return panels_of(context) * words_of<P>(width) * PANEL;
-}
-template <Precision P>
-INTRAFORMER_INLINE int64_t value_words(int64_t context, int64_t width) {
-  return panels_of(width) * words_of<P>(context) * PANEL;
-}
 
 template <Precision P>
 INTRAFORMER_INLINE Scratch take_scratch(Pieces& pieces, const Job& job) {
@@ -177,8 +147,7 @@ INTRAFORMER_INLINE Scratch take_scratch(Pieces& pieces, const Job& job) {
   s.keys = Pieces::next<uint32_t>(pieces, most(clusters * heads * key_words<P>(longest, d / heads), key_words<P>(longest, d)));
   s.values =
       Pieces::next<uint32_t>(pieces, most(clusters * heads * value_words<P>(longest, d / heads), value_words<P>(longest, d)));
-  s.scores = Pieces::next<float>(pieces, TILE_ROWS * round_up(longest, PANEL));
-  s.probabilities = Pieces::next<uint32_t>(pieces, TILE_ROWS * row_words<P>(round_up(longest, PANEL)));
+  s.attention = take_attention<P>(pieces, longest);
   s.keep = Pieces::next<uint32_t>(pieces, round_up(longest, PANEL));
   return s;
 }
@@ -220,27 +189,9 @@ INTRAFORMER_INLINE Rows rows_of(const Job& job, int64_t stream, int64_t group) {
       length + (stream < longer)};
 }
 
-// Calls body(first, count) for blocks of nearly equal height.
-template <typename Body>
-INTRAFORMER_INLINE void for_each_block(int64_t rows, Body body) {
-  const int64_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-  for (int64_t b = 0; b < blocks; ++b) body(rows * b / blocks, rows * (b + 1) / blocks - rows * b / blocks);
-}
-
-// Calls body(row, column, sums) for the vectors of a tile that lie within `columns`.
-template <typename Body>
-INTRAFORMER_INLINE void for_each_vector(
-    int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums, Body body) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < PANEL && column + c < columns; c += LANES) {
-      body(row + r, column + c, load<Floats>(sums + r * PANEL + c));
-    }
-  }
-}
-
 template <Precision P, typename Epilogue>
 INTRAFORMER_INLINE void multiply(const uint32_t* a, int64_t a_row, int64_t rows, const Panels& b, Epilogue epilogue) {
-  ::multiply<P>(a, a_row, rows, b.words, b.steps * PANEL, b.steps, b.columns, epilogue);
+  ::multiply<P>({a, a_row}, rows, {b.words, b.steps * PANEL, b.steps, b.columns}, epilogue);
 }
 
 // The words of `count` rows of A, each to its own place in panels that run along K in the same way.
@@ -300,49 +251,6 @@ void project(const Rows& rows, const Weights& w, const Scratch& s) {
   });
 }
 
-struct Heads {
-  int64_t count, width;
-  float scale;
-};
-
-// softmax(scale * queries keys) values of one cluster, a tile of a head at a time to epilogue(row, rows, head, column, sums).
-template <Precision P, typename Epilogue>
-INTRAFORMER_INLINE void attend(
-    const uint32_t* queries,
-    int64_t query_row,
-    int64_t rows,
-    const uint32_t* keys,
-    const uint32_t* values,
-    int64_t context,
-    Heads heads,
-    const Scratch& s,
-    Epilogue epilogue) {
-  const int64_t columns = round_up(context, PANEL), row = row_words<P>(columns);
-  const int64_t key_steps = words_of<P>(heads.width), value_steps = words_of<P>(context);
-  alignas(64) float sums[TILE_ROWS * PANEL];
-  for (int64_t h = 0; h < heads.count; ++h) {
-    const uint32_t* const head_keys = keys + h * key_words<P>(context, heads.width);
-    const uint32_t* const head_values = values + h * value_words<P>(context, heads.width);
-    for_each_tile(rows, [&](int64_t first, int64_t count) {
-      const uint32_t* const q = queries + first * query_row + h * key_steps;
-      for (int64_t p = 0; p < panels_of(context); ++p) {
-        const uint32_t* const panel = head_keys + p * key_steps * PANEL;
-        multiply_rows<P>(count, q, query_row, panel, key_steps, panel, s.scores + p * PANEL, columns);
-      }
-      for (int64_t r = 0; r < count; ++r) {
-        softmax(s.scores + r * columns, columns, heads.scale, s.keep, [&](int64_t j, Floats x) {
-          put_row<P>(s.probabilities + r * row, j, x);
-        });
-      }
-      for (int64_t p = 0; p < panels_of(heads.width); ++p) {
-        const uint32_t* const panel = head_values + p * value_steps * PANEL;
-        multiply_rows<P>(count, s.probabilities, row, panel, value_steps, panel, sums, PANEL);
-        epilogue(first, count, h, p * PANEL, sums);
-      }
-    });
-  }
-}
-
 // Which tokens of a cluster may be looked at.
 INTRAFORMER_INLINE void mark_kept(const Rows& rows, int64_t cluster, uint32_t* keep) {
   for (int64_t t = 0; t < round_up(rows.length, PANEL); ++t) {
@@ -358,16 +266,19 @@ void self_attention(const Rows& rows, const Weights& w, const Scratch& s) {
   for (int64_t cluster = 0; cluster < rows.clusters; ++cluster) {
     mark_kept(rows, cluster, s.keep);
     uint32_t* const queries = s.queries + cluster * length * row;
-    attend<P>(
-        queries, row, length, s.keys + cluster * heads * key_words<P>(length, width),
-        s.values + cluster * heads * value_words<P>(length, width), length,
-        {heads, width, 1.0f / __builtin_sqrtf(static_cast<float>(width))}, s,
-        [&](int64_t r0, int64_t n, int64_t head, int64_t c0, const float* sums) {
-          // In place of the queries of this head, which nobody needs any more.
-          for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) {
-            put_row<P>(queries + r * row, head * width + c, s.keep[r] ? x : Floats{});
+    for (int64_t head = 0; head < heads; ++head) {
+      const uint32_t* const keys = s.keys + (cluster * heads + head) * key_words<P>(length, width);
+      const uint32_t* const values = s.values + (cluster * heads + head) * value_words<P>(length, width);
+      attend<P>(
+          {queries + head * words_of<P>(width), row}, length, {length, width, width, s.keep, keys, values, nullptr, nullptr},
+          1.0f / __builtin_sqrtf(static_cast<float>(width)), s.attention,
+          [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+            // In place of the queries of this head, which nobody needs any more.
+            for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) {
+              put_row<P>(queries + r * row, head * width + c, s.keep[r] ? x : Floats{});
+            });
           });
-        });
+    }
   }
   for_each_block(Rows::count(rows), [&](int64_t first, int64_t count) {
     multiply<P>(
@@ -425,8 +336,8 @@ void cross_attention(const Rows& members, const Rows& anchor, const Weights& w, 
       put_columns(s.normed, row, count, steps, s.keys, places);
     });
     attend<P>(
-        s.queries + cluster * length * row, row, length, s.keys, s.values, context.length, {1, d, 1.0f}, s,
-        [&](int64_t r0, int64_t n, int64_t, int64_t c0, const float* sums) {
+        {s.queries + cluster * length * row, row}, length, {context.length, d, d, s.keep, s.keys, s.values, nullptr, nullptr},
+        1.0f, s.attention, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
           for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
             float* const to = Rows::output(members, cluster * length + r) + c;
             store(to, load<Floats>(to) + x);
@@ -451,7 +362,7 @@ void feed_forward(const Rows& rows, const Weights& w, const Scratch& s) {
       });
       const Panels& down = w.ffn_down.weight;
       ::multiply<P>(
-          s.hidden, hidden_row, count, down.words + chunk / PACK<P> * PANEL, down.steps * PANEL, words_of<P>(width), d,
+          {s.hidden, hidden_row}, count, {down.words + chunk / PACK<P> * PANEL, down.steps * PANEL, words_of<P>(width), d},
           [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
             for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
               float* const to = Rows::output(rows, first + r) + c;

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cpu/instruction_set.h"
+
 namespace intraformer::encoder_block {
 
 // What fixes the layout of a stream's packed weights.
@@ -50,11 +52,6 @@ struct BlockLoops {
 
 inline int64_t groups(const Job& job) { return (job.clusters + job.clusters_a_task - 1) / job.clusters_a_task; }
 
-extern const BlockLoops generic_block;
-#ifdef INTRAFORMER_X86
-extern const BlockLoops avx2_block;
-extern const BlockLoops avx512_block;
-extern const BlockLoops avx512_bf16_block;
-#endif
+INTRAFORMER_LOOPS(BlockLoops, block, avx512_bf16)
 
 }  // namespace intraformer::encoder_block

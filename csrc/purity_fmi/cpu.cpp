@@ -1,7 +1,5 @@
 // The CPU operators of purity_fmi: torch tensors in and out, the rows shared out over PyTorch's threads.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <atomic>
@@ -10,46 +8,21 @@
 #include <string>
 #include <tuple>
 
-#include "cpu/instruction_set.h"
+#include "cpu/tensors.h"
 #include "purity_fmi/cpu_rows.h"
 
 namespace intraformer::purity_fmi {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+constexpr Check check{"purity_fmi"};
 
 // Elements a thread takes at least: below this the hand-over costs more than the work.
 constexpr int64_t GRAIN = 16384;
 
-const RowLoops& row_loops() {
-#ifdef INTRAFORMER_X86
-  switch (instruction_set()) {
-    case InstructionSet::avx512_bf16:
-    case InstructionSet::avx512: return avx512_rows;
-    case InstructionSet::avx2: return avx2_rows;
-    case InstructionSet::generic: break;
-  }
-#endif
-  return generic_rows;
-}
-
-// std::invalid_argument reaches Python as ValueError.
-void check(bool good, const char* message) {
-  if (!good) throw std::invalid_argument(std::string("purity_fmi: ") + message);
-}
-
-Element element_of(const Tensor& t, const char* message) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float: return Element::float32;
-    case ScalarType::BFloat16: return Element::bfloat16;
-    case ScalarType::Half: return Element::float16;
-    case ScalarType::Double: return Element::float64;
-    case ScalarType::Bool:
-    case ScalarType::Byte: return Element::byte;
-    case ScalarType::Long: return Element::int64;
-    default: throw std::invalid_argument(std::string("purity_fmi: ") + message);
-  }
+Element checked_element(const Tensor& t, const char* message) {
+  const std::optional<Element> element = element_of(t);
+  check(element.has_value(), message);
+  return *element;
 }
 
 Matrix matrix(const Tensor& t, Element element) { return {t.const_data_ptr(), t.stride(0), t.stride(1), element}; }
@@ -61,11 +34,11 @@ Inputs inputs(const Tensor& prediction, const Tensor& target, const std::optiona
     return t.dim() == 2 && t.size(0) == rows && t.size(1) == columns && t.is_cpu();
   };
   check(same_shape(target), "target is not [B, n] on the CPU as prediction is");
-  const Element kind = element_of(prediction, "prediction is not float32, bfloat16, float16 or float64");
+  const Element kind = checked_element(prediction, "prediction is not float32, bfloat16, float16 or float64");
   check(kind != Element::byte && kind != Element::int64, "prediction is not float32, bfloat16, float16 or float64");
   Inputs in{
       matrix(prediction, kind),
-      matrix(target, element_of(target, "target is not bool, uint8, int64, float32, bfloat16, float16 or float64")),
+      matrix(target, checked_element(target, "target is not bool, uint8, int64, float32, bfloat16, float16 or float64")),
       {nullptr, 0, 0, Element::byte},
       columns,
       from_logits,
@@ -93,7 +66,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(
   const Tensor purity = new_empty(prediction, {rows}, accumulator);
   const Tensor sums = new_empty(prediction, {rows, 3}, accumulator);
   const ForwardOutputs out{loss.mutable_data_ptr(), purity.mutable_data_ptr(), sums.mutable_data_ptr()};
-  const RowLoops& loops = row_loops();
+  const RowLoops& loops = rows_loops();
   std::atomic<int64_t> first_bad{NO_ROW};
   torch::stable::parallel_for(0, rows, rows_a_thread(in.columns), [&](int64_t begin, int64_t end) {
     const int64_t bad = loops.forward(in, out, begin, end);
@@ -133,7 +106,7 @@ Tensor backward(
   const Tensor grad_prediction = new_empty(prediction, {rows, in.columns});
   const Gradients grad{grad_loss.const_data_ptr(), grad_loss.stride(0),   grad_purity.const_data_ptr(),
                        grad_purity.stride(0),      sums.const_data_ptr(), grad_prediction.mutable_data_ptr()};
-  const RowLoops& loops = row_loops();
+  const RowLoops& loops = rows_loops();
   torch::stable::parallel_for(
       0, rows, rows_a_thread(in.columns), [&](int64_t begin, int64_t end) { loops.backward(in, grad, begin, end); });
   return grad_prediction;

@@ -1,25 +1,17 @@
 // The CPU operators that finish a batch (op.h): a few numbers a cluster, so plain loops in double on one thread.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <cmath>
 #include <optional>
-#include <stdexcept>
 #include <tuple>
 
+#include "cpu/tensors.h"
 #include "purity_fmi/op.h"
 
 namespace intraformer::purity_fmi {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// std::invalid_argument reaches Python as ValueError.
-void check(bool good, const char* message) {
-  if (!good) throw std::invalid_argument(message);
-}
+constexpr Check check{"purity_fmi_means"};
 
 bool is_row_vector(const Tensor& t, int64_t rows, ScalarType type) {
   return t.dim() == 1 && t.size(0) == rows && t.scalar_type() == type && t.is_contiguous() && t.is_cpu();
@@ -35,11 +27,9 @@ struct Batch {
     check(
         (type == ScalarType::Float || type == ScalarType::Double) && purity.dim() == 1 &&
             is_row_vector(purity, purity.size(0), type),
-        "purity_fmi_means: purity is not a contiguous float32 or float64 [B] on the CPU");
+        "purity is not a contiguous float32 or float64 [B] on the CPU");
     rows = purity.size(0);
-    check(
-        !counted || is_row_vector(*counted, rows, ScalarType::Bool),
-        "purity_fmi_means: counted is not a contiguous bool[B] on the CPU");
+    check(!counted || is_row_vector(*counted, rows, ScalarType::Bool), "counted is not a contiguous bool[B] on the CPU");
   }
 
   bool counts(int64_t row) const { return !counted || static_cast<const bool*>(counted->const_data_ptr())[row]; }
@@ -60,9 +50,7 @@ int sign(double x) { return (x > 0) - (x < 0); }
 
 Tensor means(const Tensor& loss, const Tensor& purity, const std::optional<Tensor>& counted, bool /* for the gradient */) {
   const Batch batch(purity, counted);
-  check(
-      is_row_vector(loss, batch.rows, purity.scalar_type()),
-      "purity_fmi_means: loss is not a contiguous [B] on the CPU in the dtype of purity");
+  check(is_row_vector(loss, batch.rows, purity.scalar_type()), "loss is not a contiguous [B] on the CPU in the dtype of purity");
   const Tensor result = new_empty(purity, {MEANS});
   batch.with_type([&](auto zero) {
     using A = decltype(zero);
@@ -93,10 +81,10 @@ Tensor means(const Tensor& loss, const Tensor& purity, const std::optional<Tenso
 std::tuple<Tensor, Tensor> means_backward(
     const Tensor& grad, const Tensor& purity, const std::optional<Tensor>& counted, const Tensor& means, bool detach_point) {
   const Batch batch(purity, counted);
-  check(is_row_vector(means, MEANS, purity.scalar_type()), "purity_fmi_means_backward: means is not what the forward pass gave");
+  check(is_row_vector(means, MEANS, purity.scalar_type()), "means is not what the forward pass gave");
   check(
       grad.dim() == 1 && grad.size(0) == MEANS && grad.scalar_type() == purity.scalar_type() && grad.is_cpu(),
-      "purity_fmi_means_backward: grad is not [5] on the CPU in the dtype of purity");
+      "grad is not [5] on the CPU in the dtype of purity");
   const Tensor grad_loss = new_empty(purity, {batch.rows}), grad_purity = new_empty(purity, {batch.rows});
   batch.with_type([&](auto zero) {
     using A = decltype(zero);

@@ -3,9 +3,10 @@
 
 #include <cstdint>
 
-namespace intraformer::purity_fmi {
+#include "cpu/instruction_set.h"
+#include "cpu/strided.h"
 
-enum class Element : uint8_t { float32, bfloat16, float16, float64, byte, int64 };  // byte: bool and uint8
+namespace intraformer::purity_fmi {
 
 // Element [i, j] is at data + i * row_stride + j * column_stride, counted in elements; strides may be 0 or negative.
 struct Matrix {
@@ -48,10 +49,6 @@ struct RowLoops {
   void (*backward)(const Inputs&, const Gradients&, int64_t begin, int64_t end);
 };
 
-extern const RowLoops generic_rows;
-#ifdef INTRAFORMER_X86
-extern const RowLoops avx2_rows;
-extern const RowLoops avx512_rows;
-#endif
+INTRAFORMER_LOOPS(RowLoops, rows, avx512)
 
 }  // namespace intraformer::purity_fmi

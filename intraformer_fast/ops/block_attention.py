@@ -10,8 +10,8 @@ from intraformer_fast import native, reference
 from intraformer_fast.ops import eligibility, second_order
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# The widest head that one tile of a kernel holds.
-MOST_WIDTH = 256
+# The widest heads that the tiles of Triton hold.
+MOST_WIDTH = {torch.float32: 128, torch.bfloat16: 256, torch.float16: 256}
 # Runs that fit a tile without tensor cores.
 SHORT = 16
 
@@ -27,13 +27,15 @@ def not_supported_reasons(
     """Why the op of `backend` ("cpu" or "triton") cannot serve a call, or without tensors any call; empty where it can."""
     tensors = {name: (tensor, DTYPES) for name, tensor in (("q", q), ("k", k), ("v", v))}
     reasons = eligibility.not_supported_reasons(backend, {**tensors, "valid": (valid, (torch.bool,))})
-    return reasons + ([] if q is None else width_reasons(q))
+    return reasons + ([] if q is None else width_reasons(backend, q))
 
 
-def width_reasons(q: Tensor) -> list[str]:
-    """Why the kernels cannot take heads as wide as those of `q`, [..., D]; empty where they can."""
-    width = q.shape[-1]
-    return [] if 1 <= width <= MOST_WIDTH else [f"a head is {width} wide (it takes 1 to {MOST_WIDTH})"]
+def width_reasons(backend: str, q: Tensor) -> list[str]:
+    """Why the kernels of `backend` cannot take heads as wide as those of `q`, [..., D]; empty where they can."""
+    if backend != "triton":
+        return []
+    width, most = q.shape[-1], MOST_WIDTH.get(q.dtype, 256)
+    return [] if 1 <= width <= most else [f"a head of {q.dtype} is {width} wide (it takes 1 to {most})"]
 
 
 def slower_reasons(

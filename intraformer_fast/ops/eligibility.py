@@ -21,7 +21,11 @@ def not_supported_reasons(backend: str, tensors: dict[str, tuple[Tensor | None, 
         backend: "cpu", "cuda" or "triton".
         tensors: by name. None is an optional tensor that was not given.
     """
-    reasons = _triton_reasons(tensors) if backend == "triton" else list(native.NOT_LOADED[backend])
+    if backend == "triton":
+        device = next((tensor.device for tensor, _ in tensors.values() if tensor is not None), None)
+        reasons = list(_triton_reasons(device))
+    else:
+        reasons = list(native.NOT_LOADED[backend])
     # Gradients registered with the dispatcher do not work inside them (torch says so itself, at length).
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         reasons.append("a transform of torch.func (vmap, grad, ...) is active")
@@ -35,11 +39,11 @@ def not_supported_reasons(backend: str, tensors: dict[str, tuple[Tensor | None, 
     return reasons
 
 
-def _triton_reasons(tensors: dict[str, tuple[Tensor | None, tuple[torch.dtype, ...]]]) -> list[str]:
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _triton_reasons(device: torch.device | None) -> list[str]:
     if importlib.util.find_spec("triton") is None:
         return ["triton is not installed: pip install 'intraformer-fast[triton]'"]
-    device = next((t.device for t, _ in tensors.values() if t is not None and t.is_cuda), None)
-    if device is None or not torch.cuda.is_available():
+    if device is None or device.type != "cuda" or not torch.cuda.is_available():
         return []
     if torch.version.hip is not None:
         return ["the GPU is AMD's, for which the kernels were never compiled"]
@@ -51,7 +55,7 @@ def _triton_reasons(tensors: dict[str, tuple[Tensor | None, tuple[torch.dtype, .
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def multiplies_in_tf32() -> bool:
-    """Whether torch was told to round factors of float32 products to TF32 on CUDA. A compiled graph keeps the answer it was made with."""
+    """Whether torch was told to round factors of float32 products to TF32 on CUDA. A compiled graph keeps the answer of its making."""
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 

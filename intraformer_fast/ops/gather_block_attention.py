@@ -24,7 +24,7 @@ def not_supported_reasons(
     reasons = eligibility.not_supported_reasons(
         backend, {**tensors, "neighbors": (neighbors, (torch.int32, torch.int64))}
     )
-    return reasons + ([] if q_table is None else block.width_reasons(q_table))
+    return reasons + ([] if q_table is None else block.width_reasons(backend, q_table))
 
 
 def slower_reasons(

@@ -20,10 +20,10 @@ from intraformer_fast.ops import (
 # A module other than the reference says itself what it cannot serve: `not_supported_reasons(backend, *arguments)`; and may say what it
 # serves, but slower than the next one: `slower_reasons(backend, *arguments)`.
 IMPLEMENTATIONS: dict[str, dict[str, ModuleType]] = {
-    "block_attention": {"triton": block_attention, "reference": reference},
+    "block_attention": {"triton": block_attention, "cpu": block_attention, "reference": reference},
     "encoder_block": {"cpu": encoder_block, "reference": reference},
-    "correlation_attention": {"triton": correlation_attention, "reference": reference},
-    "gather_block_attention": {"triton": gather_block_attention, "reference": reference},
+    "correlation_attention": {"triton": correlation_attention, "cpu": correlation_attention, "reference": reference},
+    "gather_block_attention": {"triton": gather_block_attention, "cpu": gather_block_attention, "reference": reference},
     "purity_fmi": {"cuda": purity_fmi, "cpu": purity_fmi, "reference": reference},
     "purity_fmi_means": {"cuda": purity_fmi_means, "cpu": purity_fmi_means, "reference": reference},
 }

@@ -21,7 +21,7 @@ def tile(
     p_v, stride_v_b, stride_v_h, stride_v_t, stride_v_d,
     p_valid, stride_valid_b, stride_valid_t,
     p_ids, stride_ids_b, stride_ids_t,
-    num_samples, num_runs, num_heads, num_blocks, size, longer, longest, scale,
+    num_samples, num_runs, num_heads, num_blocks, size, longer, longest, scale, sign, factor,
     D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, RUNS: tl.constexpr,
     GATHER: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -52,13 +52,13 @@ def tile(
     b_grad = load_rows(p_grad, o_grad, stride_grad_d, m_token, m_wrong, D, BLOCK_D, GATHER, WHOLE)
 
     # [ROWS, ROWS]
-    b_scores = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale
+    b_scores = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * sign
     if not WHOLE:
         m_key = (m_token | m_wrong)[None, :]
         if RUNS > 1:
             m_key = m_key & (i_local[:, None] == i_local[None, :])
         b_scores = tl.where(m_key, b_scores, -float("inf"))
-    b_p = softmax_rows(b_scores)
+    b_p = softmax_rows(b_scores, factor)
 
     # [ROWS, BLOCK_D]
     b_grad_v = tl.dot(tl.trans(b_p.to(b_grad.dtype)), b_grad, input_precision=PRECISION)
@@ -88,13 +88,12 @@ def queries(
     p_v, stride_v_b, stride_v_h, stride_v_t, stride_v_d,
     p_valid, stride_valid_b, stride_valid_t,
     p_ids, stride_ids_b, stride_ids_t,
-    num_samples, num_tokens, num_heads, num_blocks, size, longer, num_tiles, scale,
+    num_samples, num_tokens, num_heads, num_blocks, size, longer, num_tiles, scale, sign, factor,
     D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, ALL_KEYS: tl.constexpr,
     GATHER: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program: the gradient of `ROWS` queries of one run, and of each what `keys` needs: the maximum of its scores, the inverse of
     its sum of exponentials, and delta. `ALL_KEYS`: a run has at most `KEYS` of them, and one look at them is enough; else two."""
-    LOG2E: tl.constexpr = 1.4426950408889634
     i_tile = tl.program_id(0) % num_tiles
     i_cluster, i_head, start, length = run_of(tl.program_id(0) // num_tiles, num_heads, num_blocks, size, longer)
     i_in_run = i_tile * ROWS + tl.arange(0, ROWS)
@@ -125,14 +124,14 @@ def queries(
         b_k = load_rows(p_k, i_from * stride_k_t, stride_k_d, m_key, m_bad, D, BLOCK_D, GATHER, WHOLE)
         b_v = load_rows(p_v, i_from * stride_v_t, stride_v_d, m_key, m_bad, D, BLOCK_D, GATHER, WHOLE)
         # [ROWS, KEYS]
-        b_scores = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale
+        b_scores = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * sign
         if not WHOLE:
             b_scores = tl.where((m_key | m_bad)[None, :], b_scores, -float("inf"))
         b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)
         b_new = tl.maximum(b_max, tl.max(b_scores, 1))
         b_safe = tl.where(b_new == -float("inf"), 0.0, b_new)
-        b_exp = tl.exp2((b_scores - b_safe[:, None]) * LOG2E)
-        b_shrink = tl.exp2((b_max - b_safe) * LOG2E)
+        b_exp = tl.exp2((b_scores - b_safe[:, None]) * factor)
+        b_shrink = tl.exp2((b_max - b_safe) * factor)
         b_sum = b_sum * b_shrink + tl.sum(b_exp, 1)
         b_delta = b_delta * b_shrink + tl.sum(b_exp * b_dp, 1)
         b_max = b_new
@@ -158,11 +157,11 @@ def queries(
             )  # fmt: skip
             b_k = load_rows(p_k, i_from * stride_k_t, stride_k_d, m_key, m_bad, D, BLOCK_D, GATHER, WHOLE)
             b_v = load_rows(p_v, i_from * stride_v_t, stride_v_d, m_key, m_bad, D, BLOCK_D, GATHER, WHOLE)
-            b_scores = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale
+            b_scores = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * sign
             if not WHOLE:
                 b_scores = tl.where((m_key | m_bad)[None, :], b_scores, -float("inf"))
             b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)
-            b_p = tl.exp2((b_scores - b_max[:, None]) * LOG2E) * b_inverse[:, None]
+            b_p = tl.exp2((b_scores - b_max[:, None]) * factor) * b_inverse[:, None]
             b_ds = b_p * (b_dp - b_delta[:, None])
             b_grad_q = tl.dot(b_ds.to(b_k.dtype), b_k, b_grad_q, input_precision=PRECISION)
 
@@ -181,13 +180,12 @@ def keys(
     p_v, stride_v_b, stride_v_h, stride_v_t, stride_v_d,
     p_valid, stride_valid_b, stride_valid_t,
     p_ids, stride_ids_b, stride_ids_t,
-    num_samples, num_tokens, num_heads, num_blocks, size, longer, num_tiles, scale,
+    num_samples, num_tokens, num_heads, num_blocks, size, longer, num_tiles, scale, sign, factor,
     D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     GATHER: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program: the gradients of `KEYS` keys and values of one run, over its queries `ROWS` at a time. Scores stand transposed, as
     the products with the gradient and the queries want them."""
-    LOG2E: tl.constexpr = 1.4426950408889634
     i_tile = tl.program_id(0) % num_tiles
     i_cluster, i_head, start, length = run_of(tl.program_id(0) // num_tiles, num_heads, num_blocks, size, longer)
     i_in_run = i_tile * KEYS + tl.arange(0, KEYS)
@@ -222,10 +220,10 @@ def keys(
         b_inverse = tl.load(p_statistics + stride_statistics + i_at, mask=m_in, other=0.0)
         b_delta = tl.load(p_statistics + 2 * stride_statistics + i_at, mask=m_in, other=0.0)
         # [KEYS, ROWS]
-        b_scores = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * scale
+        b_scores = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * sign
         if not WHOLE:
             b_scores = tl.where((m_key | m_bad)[:, None], b_scores, -float("inf"))
-        b_p = tl.exp2((b_scores - b_max[None, :]) * LOG2E) * b_inverse[None, :]
+        b_p = tl.exp2((b_scores - b_max[None, :]) * factor) * b_inverse[None, :]
         # [KEYS, BLOCK_D]
         b_grad_v = tl.dot(b_p.to(b_grad.dtype), b_grad, b_grad_v, input_precision=PRECISION)
         b_dp = tl.dot(b_v, tl.trans(b_grad), input_precision=PRECISION)

@@ -59,7 +59,8 @@ class Plan(NamedTuple):
     keys: Tile
 
 
-# By family and mode; then by the columns of a tile, the first that is enough.
+# By family and mode; then by the columns of a tile, the first that is enough. Of float32, wider heads leave `queries` too few
+# registers.
 TABLES: dict[tuple[int, str], dict[int, Row]] = {
     (80, HALF): {
         32: Row((64, 4), (64, 4), Tile(32, 32, 2, 2), Tile(64, 64, 4, 1), Tile(16, 64, 4, 2)),
@@ -74,22 +75,23 @@ TABLES: dict[tuple[int, str], dict[int, Row]] = {
         256: Row((64, 8), (64, 8), Tile(64, 16, 4, 3), Tile(32, 16, 4, 1), Tile(16, 32, 4, 1)),
     },
     (80, TF32): {
-        64: Row((32, 4), (16, 4), Tile(32, 32, 4, 1), Tile(16, 16, 4, 1), Tile(32, 32, 4, 1)),
-        256: Row((16, 4), (16, 4), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
+        32: Row((32, 4), (32, 4), Tile(64, 64, 4, 1), Tile(64, 64, 4, 1), Tile(64, 64, 4, 1)),
+        64: Row((32, 4), (32, 4), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 1)),
+        128: Row((32, 4), (32, 4), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 1)),
     },
     (90, TF32): {
         32: Row((64, 4), (128, 8), Tile(64, 64, 4, 1), Tile(64, 64, 4, 1), Tile(64, 64, 4, 1)),
         64: Row((64, 4), (64, 4), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 1)),
         128: Row((64, 4), (64, 8), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 1)),
-        256: Row((64, 8), (32, 8), Tile(32, 32, 4, 1), Tile(16, 16, 8, 1), Tile(16, 16, 4, 1)),
     },
     (80, IEEE): {
         128: Row((16, 4), (16, 4), Tile(32, 32, 4, 1), Tile(16, 16, 8, 1), Tile(32, 32, 4, 1)),
-        256: Row((16, 4), (16, 4), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
     },
 }
 TABLES |= {(90, IEEE): TABLES[80, IEEE]}
 TABLES |= {(100, mode): TABLES[90, mode] for mode in MODES}
+# On 10.0 the steps of 64 spill.
+TABLES[100, TF32] = {**TABLES[90, TF32], 32: TABLES[90, TF32][32]._replace(keys=Tile(32, 32, 4, 1))}
 
 # A matrix instruction of 16-bit numbers has 16 rows: a tile of so many gives no more warps something to do.
 MOST_WARPS = {(HALF, 16): 2, (HALF, 32): 4}

@@ -14,7 +14,7 @@ def tile(
     p_v, stride_v_b, stride_v_h, stride_v_t, stride_v_d,
     p_valid, stride_valid_b, stride_valid_t,
     p_ids, stride_ids_b, stride_ids_t,
-    num_samples, num_runs, num_heads, num_blocks, size, longer, longest, scale,
+    num_samples, num_runs, num_heads, num_blocks, size, longer, longest, scale, sign, factor,
     D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, RUNS: tl.constexpr,
     GATHER: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -42,13 +42,13 @@ def tile(
     b_v = load_rows(p_v, o_v, stride_v_d, m_token, m_wrong, D, BLOCK_D, GATHER, WHOLE)
 
     # [ROWS, ROWS]
-    b_scores = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale
+    b_scores = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * sign
     if not WHOLE:
         m_key = (m_token | m_wrong)[None, :]
         if RUNS > 1:
             m_key = m_key & (i_local[:, None] == i_local[None, :])
         b_scores = tl.where(m_key, b_scores, -float("inf"))
-    b_p = softmax_rows(b_scores)
+    b_p = softmax_rows(b_scores, factor)
     # [ROWS, BLOCK_D]
     b_out = tl.dot(b_p.to(b_v.dtype), b_v, input_precision=PRECISION)
     b_out = tl.where((m_token | m_wrong)[:, None], b_out, 0.0)
@@ -64,12 +64,11 @@ def loop(
     p_v, stride_v_b, stride_v_h, stride_v_t, stride_v_d,
     p_valid, stride_valid_b, stride_valid_t,
     p_ids, stride_ids_b, stride_ids_t,
-    num_samples, num_heads, num_blocks, size, longer, num_tiles, scale,
+    num_samples, num_heads, num_blocks, size, longer, num_tiles, scale, sign, factor,
     D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     GATHER: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program: `ROWS` queries of one run, over its keys `KEYS` at a time, with a running maximum and sum."""
-    LOG2E: tl.constexpr = 1.4426950408889634
     i_tile = tl.program_id(0) % num_tiles
     i_cluster, i_head, start, length = run_of(tl.program_id(0) // num_tiles, num_heads, num_blocks, size, longer)
     i_in_run = i_tile * ROWS + tl.arange(0, ROWS)
@@ -96,14 +95,14 @@ def loop(
         b_k = load_rows(p_k, i_from * stride_k_t, stride_k_d, m_key, m_bad, D, BLOCK_D, GATHER, WHOLE)
         b_v = load_rows(p_v, i_from * stride_v_t, stride_v_d, m_key, m_bad, D, BLOCK_D, GATHER, WHOLE)
         # [ROWS, KEYS]
-        b_scores = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale
+        b_scores = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * sign
         if not WHOLE:
             b_scores = tl.where((m_key | m_bad)[None, :], b_scores, -float("inf"))
         b_new = tl.maximum(b_max, tl.max(b_scores, 1))
         # Before the first valid key the maximum is -inf, and -inf less -inf would be NaN.
         b_safe = tl.where(b_new == -float("inf"), 0.0, b_new)
-        b_exp = tl.exp2((b_scores - b_safe[:, None]) * LOG2E)
-        b_shrink = tl.exp2((b_max - b_safe) * LOG2E)
+        b_exp = tl.exp2((b_scores - b_safe[:, None]) * factor)
+        b_shrink = tl.exp2((b_max - b_safe) * factor)
         b_sum = b_sum * b_shrink + tl.sum(b_exp, 1)
         b_out = tl.dot(b_exp.to(b_v.dtype), b_v, b_out * b_shrink[:, None], input_precision=PRECISION)
         b_max = b_new

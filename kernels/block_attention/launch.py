@@ -1,5 +1,6 @@
 """From tensors to launches: which kernel, which tile, which grid. Takes tensors of any device; only running needs a GPU."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from intraformer_fast.kernels.common.launches import Launch
 from . import backward as backward_kernels
 from . import configs, scatter
 from . import forward as forward_kernels
+
+TINY = 1e-30
 
 # Gradients of one place of one sample, read at once by a program of `scatter.sum_places`.
 PLACES = 8
@@ -161,7 +164,9 @@ class Call:
             **_flags("valid", valid),
             **_flags("ids", neighbors),
             **{"num_samples": q.shape[2], "num_heads": heads, "num_blocks": num_blocks, "size": size, "longer": longer},
-            "scale": scale,
+            # Scores are kept as products times `sign`, whose largest is that of the largest weight, and `factor` (never 0, which
+            # would make NaN of what is masked) takes their differences to powers of 2.
+            **{"scale": scale, "sign": math.copysign(1.0, scale), "factor": max(abs(scale), TINY) * math.log2(math.e)},
         }
         if neighbors is not None:  # one table for all clusters
             self.arguments |= {f"stride_{name}_b": 0 for name in "qkv"}

@@ -80,12 +80,13 @@ def store_rows(p_tensor, o_row, stride_d, m_row, b_rows, D: tl.constexpr, BLOCK_
 
 
 @triton.jit
-def softmax_rows(b_scores):
-    """Softmax of [rows, columns] in float32; -inf is no column, and a row without any gives zeros."""
-    LOG2E: tl.constexpr = 1.4426950408889634
+def softmax_rows(b_scores, factor):
+    """Softmax of `factor` (of base 2) times the scores, [rows, columns] in float32; -inf is no column, and a row without any gives
+    zeros."""
     b_max = tl.max(b_scores, 1)
     b_max = tl.where(b_max == -float("inf"), 0.0, b_max)
-    # The difference first: it is exact near the maximum, where it matters.
-    b_exp = tl.exp2((b_scores - b_max[:, None]) * LOG2E)
+    # The difference first: it is exact near the maximum, where it matters, and nothing is multiplied that a fused
+    # multiply-add could round otherwise in another kernel.
+    b_exp = tl.exp2((b_scores - b_max[:, None]) * factor)
     b_sum = tl.sum(b_exp, 1)
     return b_exp * (1.0 / tl.where(b_sum == 0.0, 1.0, b_sum))[:, None]

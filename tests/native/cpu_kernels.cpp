@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpu/gemm.h"
+#include "cpu/operands.h"
 #include "cpu/rows.h"
 
 namespace {
@@ -56,17 +57,24 @@ void test_product(int64_t rows, int64_t k, int64_t columns) {
   for (int64_t n = 0; n < columns; ++n) {
     for (int64_t j = k - 1; j >= 0; --j) put<P>(b_words.data(), steps, j, n, b[j * columns + n]);
   }
+  // The same A transposed: the words of all rows at one place of K follow each other.
+  std::vector<uint32_t> transposed(words_of<P>(k) * (rows + 3), 0x7fc07fc0u);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < words_of<P>(k); ++j) transposed[j * (rows + 3) + i] = a_words[i * row + j];
+  }
   const int64_t wide = panels_of(columns) * PANEL;
-  std::vector<float> together(rows * wide, NOT_A_NUMBER), alone(rows * wide, NOT_A_NUMBER);
-  const auto product = [&](int64_t first, int64_t count, float* out) {
-    multiply<P>(
-        a_words.data() + first * row, row, count, b_words.data(), steps * PANEL, steps, columns,
-        [&](int64_t r, int64_t n, int64_t c, const float* sums) {
-          for (int64_t i = 0; i < n; ++i) std::memcpy(out + (first + r + i) * wide + c, sums + i * PANEL, PANEL * sizeof(float));
-        });
+  std::vector<float> together(rows * wide, NOT_A_NUMBER), alone(rows * wide, NOT_A_NUMBER), turned(rows * wide, NOT_A_NUMBER);
+  const Right right{b_words.data(), steps * PANEL, steps, columns};
+  const auto keep = [&](std::vector<float>& out, int64_t first) {
+    return [&out, first, wide](int64_t r, int64_t n, int64_t c, const float* sums) {
+      for (int64_t i = 0; i < n; ++i) {
+        std::memcpy(out.data() + (first + r + i) * wide + c, sums + i * PANEL, PANEL * sizeof(float));
+      }
+    };
   };
-  product(0, rows, together.data());
-  for (int64_t i = 0; i < rows; ++i) product(i, 1, alone.data());
+  multiply<P>({a_words.data(), row}, rows, right, keep(together, 0));
+  for (int64_t i = 0; i < rows; ++i) multiply<P>({a_words.data() + i * row, row}, 1, right, keep(alone, i));
+  multiply<P, Order::columns>({transposed.data(), rows + 3}, rows, right, keep(turned, 0));
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t n = 0; n < columns; ++n) {
       double sum = 0, terms = 0;
@@ -77,6 +85,7 @@ void test_product(int64_t rows, int64_t k, int64_t columns) {
       const float found = together[i * wide + n];
       expect(std::fabs(found - sum) <= 6e-8 * (4 + std::sqrt(double(k))) * terms, name + ": " + std::to_string(found - sum));
       expect(std::memcmp(&found, &alone[i * wide + n], sizeof found) == 0, name + ": not the same bits in another tile");
+      expect(std::memcmp(&found, &turned[i * wide + n], sizeof found) == 0, name + ": not the same bits from A transposed");
     }
   }
 }
@@ -135,32 +144,115 @@ void test_layer_norm(int64_t width, float shift) {
   }
 }
 
-void test_softmax(int64_t columns, double keep_rate, float scale) {
-  const int64_t wide = round_up(columns, LANES);
-  std::vector<float> x(wide, NOT_A_NUMBER), found(wide, NOT_A_NUMBER);
+void test_softmax(int64_t rows, int64_t columns, double keep_rate, float scale) {
+  const int64_t wide = round_up(columns, LANES), row = wide + 3;
+  std::vector<float> x(rows * row, NOT_A_NUMBER), found(rows * row, NOT_A_NUMBER);
   std::vector<uint32_t> keep(wide, 0);
   for (int64_t j = 0; j < columns; ++j) {
     keep[j] = std::uniform_real_distribution<>()(generator) < keep_rate ? ~0u : 0u;
-    if (keep[j]) x[j] = 10 * normal();
+    for (int64_t r = 0; r < rows && keep[j]; ++r) x[r * row + j] = 10 * normal();
   }
   const std::vector<float> scores = x;
-  softmax(x.data(), wide, scale, keep.data(), [&](int64_t j, Floats v) { store(found.data() + j, v); });
-  double greatest = -INFINITY, sum = 0;
-  for (int64_t j = 0; j < wide; ++j) greatest = keep[j] ? std::fmax(greatest, double{scale} * scores[j]) : greatest;
-  for (int64_t j = 0; j < wide; ++j) sum += keep[j] ? std::exp(double{scale} * scores[j] - greatest) : 0;
-  for (int64_t j = 0; j < wide; ++j) {
-    const double wanted = keep[j] ? std::exp(double{scale} * scores[j] - greatest) / sum : 0;
-    expect(std::fabs(found[j] - wanted) <= 1e-5 * wanted + 1e-37, "softmax of " + std::to_string(columns));
-    expect(keep[j] || found[j] == 0, "softmax: a column that is not kept");
+  softmax(rows, x.data(), row, wide, scale, keep.data(), [&](int64_t r, int64_t j, Floats v) {
+    store(found.data() + r * row + j, v);
+  });
+  for (int64_t r = 0; r < rows; ++r) {
+    double greatest = -INFINITY, sum = 0;
+    const float* const s = scores.data() + r * row;
+    for (int64_t j = 0; j < wide; ++j) greatest = keep[j] ? std::fmax(greatest, double{scale} * s[j]) : greatest;
+    for (int64_t j = 0; j < wide; ++j) sum += keep[j] ? std::exp(double{scale} * s[j] - greatest) : 0;
+    for (int64_t j = 0; j < wide; ++j) {
+      const double wanted = keep[j] ? std::exp(double{scale} * s[j] - greatest) / sum : 0;
+      const float p = found[r * row + j];
+      expect(std::fabs(p - wanted) <= 1e-5 * wanted + 1e-37, "softmax of " + std::to_string(columns));
+      expect(keep[j] || p == 0, "softmax: a column that is not kept");
+    }
   }
 }
 
 void test_softmax_of_nan() {
-  std::vector<float> x(PANEL, 1.0f), found(PANEL, 0.0f);
+  std::vector<float> x(2 * PANEL, 1.0f), found(2 * PANEL, 0.0f);
   const std::vector<uint32_t> keep(PANEL, ~0u);
   x[PANEL / 2] = NOT_A_NUMBER;
-  softmax(x.data(), PANEL, 1.0f, keep.data(), [&](int64_t j, Floats v) { store(found.data() + j, v); });
-  for (const float v : found) expect(std::isnan(v), "softmax of a row with NaN");
+  softmax(2, x.data(), PANEL, PANEL, 1.0f, keep.data(), [&](int64_t r, int64_t j, Floats v) {
+    store(found.data() + r * PANEL + j, v);
+  });
+  for (int64_t j = 0; j < PANEL; ++j) {
+    expect(std::isnan(found[j]) && found[PANEL + j] == 1.0f / PANEL, "softmax of a row with NaN, and of its neighbour");
+  }
+}
+
+void test_softmax_backward(int64_t rows, int64_t columns) {
+  const int64_t wide = round_up(columns, LANES);
+  std::vector<float> p(rows * wide, 0.0f), g(rows * wide, 0.0f);
+  for (float& v : p) v = std::fabs(normal()) / float(columns);
+  for (float& v : g) v = normal();
+  std::vector<float> found = g;
+  softmax_backward(rows, p.data(), found.data(), wide, wide, 0.5f);
+  for (int64_t r = 0; r < rows; ++r) {
+    double sum = 0;
+    for (int64_t j = 0; j < wide; ++j) sum += double{p[r * wide + j]} * g[r * wide + j];
+    for (int64_t j = 0; j < wide; ++j) {
+      const double wanted = 0.5 * p[r * wide + j] * (g[r * wide + j] - sum);
+      expect(std::fabs(found[r * wide + j] - wanted) <= 1e-6, "softmax_backward of " + std::to_string(columns));
+    }
+  }
+}
+
+// The three packings of rows that lie anywhere, in any element, with padding among them, against put().
+template <Precision P, Element E>
+void test_packing(int64_t count, int64_t width, int64_t channel) {
+  constexpr int64_t size = Kind<E>::bytes;
+  const int64_t row = width * channel + 5;
+  std::vector<char> memory((count * row + 1) * size);
+  std::vector<float> numbers(count * width);
+  std::vector<int64_t> names(count);
+  for (int64_t t = 0; t < count; ++t) names[t] = t % 5 == 3 ? -7 : count - 1 - t;
+  for (int64_t t = 0; t < count; ++t) {
+    for (int64_t c = 0; c < width; ++c) {
+      const float x = normal();
+      alignas(64) char piece[64];
+      store_channels(Kind<E>{}, piece, 0, 1, constant(x));
+      std::memcpy(memory.data() + (t * row + c * channel) * size, piece, size);
+      const Strided one{piece, E, 0, 0};
+      numbers[t * width + c] = channels(Kind<E>{}, one, 0, 0, LANES)[0];
+    }
+  }
+  const Strided rows{memory.data(), E, row, channel};
+  const auto number = [&](int64_t t, int64_t c) { return names[t] < 0 ? 0.0f : numbers[names[t] * width + c]; };
+  const int64_t along_rows = words_of<P>(width), along_tokens = words_of<P>(count);
+  std::vector<uint32_t> wanted(panels_of(count) * along_rows * PANEL, 0), found = wanted;
+  for (int64_t t = 0; t < count; ++t) {
+    for (int64_t c = 0; c < width; ++c) put<P>(wanted.data(), along_rows, c, t, number(t, c));
+  }
+  pack_transposed<P>(rows, names.data(), count, width, found.data());
+  expect(found == wanted, "pack_transposed");
+  wanted.assign(panels_of(width) * along_tokens * PANEL, 0), found = wanted;
+  for (int64_t t = 0; t < count; ++t) {
+    for (int64_t c = 0; c < width; ++c) put<P>(wanted.data(), along_tokens, t, c, number(t, c));
+  }
+  pack_panels<P>(rows, names.data(), count, width, found.data());
+  expect(found == wanted, "pack_panels");
+  found.assign(count * row_words<P>(width), 0x7fc07fc0u);
+  pack_rows<P>(rows, names.data(), count, width, found.data());
+  for (int64_t t = 0; t < count; ++t) {
+    std::vector<uint32_t> line(along_rows * PANEL, 0);
+    for (int64_t c = 0; c < width; ++c) put<P>(line.data(), along_rows, c, 0, number(t, c));
+    for (int64_t w = 0; w < along_rows; ++w) expect(found[t * row_words<P>(width) + w] == line[w * PANEL], "pack_rows");
+  }
+}
+
+template <Precision P>
+void test_packings() {
+  for (const int64_t count : {1, 16, 37}) {
+    for (const int64_t width : {1, 24, 64}) {
+      for (const int64_t channel : {1, 3}) {
+        test_packing<P, Element::float32>(count, width, channel);
+        test_packing<P, Element::bfloat16>(count, width, channel);
+        test_packing<P, Element::float16>(count, width, channel);
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -182,9 +274,14 @@ int test_one_set() {
     for (const float shift : {0.0f, 30.0f}) test_layer_norm(width, shift);
   }
   for (const int64_t columns : {1, 15, 16, 33, 256}) {
-    for (const double rate : {0.0, 0.5, 1.0}) test_softmax(columns, rate, columns % 2 ? 1.0f : 0.125f);
+    for (const int64_t rows : {1, 7}) {
+      for (const double rate : {0.0, 0.5, 1.0}) test_softmax(rows, columns, rate, columns % 2 ? 1.0f : 0.125f);
+      test_softmax_backward(rows, columns);
+    }
   }
   test_softmax_of_nan();
+  test_packings<Precision::float32>();
+  test_packings<Precision::bfloat16>();
   std::printf("%d failures\n", failures);
   return failures != 0;
 }

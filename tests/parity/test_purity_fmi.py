@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from cases.instruction_sets import INSTRUCTION_SETS, run_check
 
 from intraformer_fast import functional as F
 from intraformer_fast import native, reference
@@ -196,29 +197,17 @@ def test_same_bits_on_any_number_of_threads():
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
 
 
-@pytest.mark.parametrize("instruction_set", ["generic", "avx2", "avx512"])
+def check_this_set():
+    for dtype in DTYPES:
+        for n in (5, 64, 1030):
+            for from_logits in (True, False):
+                prediction, target = batch(20, n, dtype, from_logits)
+                assert_parity(prediction, target, torch.rand(20, n) < 0.7, from_logits=from_logits)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_every_instruction_set(instruction_set):
-    code = f"""
-import sys, torch
-sys.path.insert(0, {os.path.dirname(__file__)!r})
-from test_purity_fmi import DTYPES, assert_parity, batch
-try:
-    assert torch.ops.intraformer_fast.cpu_instruction_set() == {instruction_set!r}
-except ValueError as error:
-    print("not here:", error)
-    sys.exit()
-for dtype in DTYPES:
-    for n in (5, 64, 1030):
-        for from_logits in (True, False):
-            prediction, target = batch(20, n, dtype, from_logits)
-            assert_parity(prediction, target, torch.rand(20, n) < 0.7, from_logits=from_logits)
-print("same")
-"""
-    environment = {**os.environ, "INTRAFORMER_CPU_ISA": instruction_set}
-    out = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    assert out.strip() == "same" or ("not here:" in out and instruction_set != "generic")
+    run_check(instruction_set, __file__, "check_this_set")
 
 
 def test_an_unknown_instruction_set_is_refused():

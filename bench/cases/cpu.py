@@ -1,0 +1,255 @@
+"""The attentions, the whole model and a step of its training on the CPU, beside what else serves them there."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from intraformer_fast import native, reference
+from intraformer_fast import nn as fast
+from intraformer_fast.ops import block_attention, correlation_attention, routing
+from intraformer_fast.reference.decomposition import subcluster_bounds
+
+from ..registry import EAGER, OURS, Case, Inputs, Limit, Make, Step, Work, register
+
+CPU = ("cpu",)
+MEDIUM = 'eager, float32 matmul "medium"'
+
+
+@register("block_attention_cpu", "Self-attention inside the sub-clusters on the CPU, forward and backward.", CPU)
+def block_attention_cases() -> Iterator[Case]:
+    """The paper's size, full attention over as many tokens, then the demo's."""
+    yield _block_case((4, 4, 256, 128), 4)
+    yield _block_case((4, 4, 256, 128), 4, backward=False)
+    yield _block_case((4, 4, 256, 128), 2)
+    yield _block_case((4, 4, 256, 128), 1)
+    yield _block_case((16, 4, 80, 32), 4)
+    yield _block_case((16, 4, 80, 32), 1)
+    yield _block_case((4, 4, 256, 128), 4, torch.bfloat16)
+
+
+@register("correlation_attention_cpu", "C-ATT of all streams of a block on the CPU, forward and backward.", CPU)
+def correlation_attention_cases() -> Iterator[Case]:
+    """The paper's size, then the demo's."""
+    yield _stream_case((4, 256, 512), 4)
+    yield _stream_case((4, 256, 512), 4, backward=False)
+    yield _stream_case((16, 80, 128), 4)
+    yield _stream_case((4, 256, 512), 4, torch.bfloat16)
+
+
+@register("model_cpu", "The whole Intraformer on the CPU, without gradients.", CPU)
+def model_cases() -> Iterator[Case]:
+    """The demo's size with one sub-cluster and four, then the paper's."""
+    yield _model_case(16, (128, 80, 1, 2, 4))
+    yield _model_case(16, (128, 80, 4, 2, 4))
+    yield _model_case(4, (512, 256, 4, 6, 4))
+
+
+@register("training_step_cpu", "Forward and backward pass of the whole Intraformer on the CPU.", CPU)
+def training_cases() -> Iterator[Case]:
+    """The demo's size with one sub-cluster and four."""
+    yield _model_case(16, (128, 80, 1, 2, 4), backward=True)
+    yield _model_case(16, (128, 80, 4, 2, 4), backward=True)
+
+
+def _block_case(
+    shape: tuple[int, int, int, int], num_blocks: int, dtype: torch.dtype = torch.float32, backward: bool = True
+) -> Case:
+    batch, heads, n, width = shape
+
+    def inputs(generator: torch.Generator) -> Inputs:
+        projected = torch.randn(batch, n, 3, heads, width, generator=generator).to(dtype)
+        grad = torch.randn(batch, n, heads, width, generator=generator).to(dtype)
+        # As the model has them: three views of one projection, the heads of a token side by side.
+        return dict(zip("qkv", projected.permute(2, 0, 3, 1, 4), strict=True)) | {"grad": grad.transpose(1, 2)}
+
+    def make(op: Callable[..., Tensor]) -> Make:
+        return lambda inputs: _step(
+            lambda leaves: op(leaves["q"], leaves["k"], leaves["v"], num_blocks),
+            {name: inputs[name] for name in "qkv"},
+            inputs["grad"] if backward else None,
+        )
+
+    def ours(inputs: Inputs) -> Step:
+        routing.select("block_attention", inputs["q"], inputs["k"], inputs["v"], None, backend="cpu")
+        return make(block_attention.block_attention)(inputs)
+
+    pairs = batch * heads * sum((stop - start) ** 2 for start, stop in subcluster_bounds(n, num_blocks))
+    numbers = batch * heads * n * width
+    return Case(
+        f"{list(shape)} in {num_blocks}, {_short(dtype)}" + ("" if backward else ", forward only"),
+        inputs,
+        {
+            OURS: ours,
+            EAGER: make(reference.block_attention),
+            MEDIUM: _medium(make(reference.block_attention)),
+            "scaled_dot_product_attention": make(_sdpa),
+            "torch.compile": lambda inputs: make(torch.compile(reference.block_attention, dynamic=False))(inputs),
+        },
+        Work((4 + 7 * backward) * numbers * dtype.itemsize, (4 + 10 * backward) * pairs * width),
+        _limits(dtype),
+    )
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, num_blocks: int) -> Tensor:
+    """Near-equal runs as a batch of their own; where they are equal no copy is made of more than that."""
+    outputs = [
+        F.scaled_dot_product_attention(q[:, :, start:stop], k[:, :, start:stop], v[:, :, start:stop])
+        for start, stop in subcluster_bounds(q.shape[2], num_blocks)
+    ]
+    return outputs[0] if num_blocks == 1 else torch.cat(outputs, dim=2)
+
+
+def _stream_case(
+    shape: tuple[int, int, int], num_subclusters: int, dtype: torch.dtype = torch.float32, backward: bool = True
+) -> Case:
+    batch, n, width = shape
+    streams, length = num_subclusters - 1, n // num_subclusters
+
+    def inputs(generator: torch.Generator) -> Inputs:
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator)
+
+        made = {
+            "member": draw(batch, streams * length, width),
+            "anchor": draw(batch, length, width),
+            "weight": draw(streams, width, width) / width,
+            "grad": draw(batch, streams * length, width),
+        }
+        return {name: t.to(dtype) for name, t in made.items()}
+
+    def make(op: Callable[..., Tensor]) -> Make:
+        return lambda inputs: _step(
+            lambda leaves: op(*leaves.values(), None, None, streams, False),
+            {name: inputs[name] for name in ("member", "anchor", "weight")},
+            inputs["grad"] if backward else None,
+        )
+
+    def ours(inputs: Inputs) -> Step:
+        routing.select("correlation_attention", inputs["member"], inputs["anchor"], inputs["weight"], backend="cpu")
+        return make(torch.ops.intraformer_fast.correlation_attention)(inputs)
+
+    rows, weights = batch * streams * length, streams * width * width
+    numbers = rows * width + batch * length * width
+    return Case(
+        f"{list(shape)} in {num_subclusters}, {_short(dtype)}" + ("" if backward else ", forward only"),
+        inputs,
+        {
+            OURS: ours,
+            EAGER: make(correlation_attention.streams),
+            MEDIUM: _medium(make(correlation_attention.streams)),
+            "torch.compile": lambda inputs: make(torch.compile(correlation_attention.streams, dynamic=False))(inputs),
+        },
+        Work(
+            (2 + 3 * backward) * (numbers + weights) * dtype.itemsize,
+            2 * rows * width * ((width + 2 * length) + backward * (3 * width + 5 * length)),
+        ),
+        _limits(dtype),
+    )
+
+
+def _model_case(batch: int, sizes: tuple[int, int, int, int, int], backward: bool = False) -> Case:
+    width, n, num_subclusters, layers, heads = sizes
+
+    def inputs(generator: torch.Generator) -> Inputs:
+        features = F.normalize(torch.randn(batch, n, width, generator=generator), dim=-1)
+        # The parameters too: the reference runs with all of it in float64.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            parameters = reference.Intraformer(*sizes).state_dict()
+        return {"features": features, "grad": torch.randn(batch, n, generator=generator), **parameters}
+
+    def make(kind: Callable[..., nn.Module], wrap: Callable[[Any], Any] = lambda model: model) -> Make:
+        def step(inputs: Inputs) -> Step:
+            features, grad, *parameters = inputs.values()
+            model = kind(*sizes).to(features.dtype)
+            model.load_state_dict(dict(zip(list(inputs)[2:], parameters, strict=True)))
+            model.train(backward)
+            run = wrap(model)
+
+            def infer() -> Mapping[str, Tensor]:
+                with torch.inference_mode():
+                    return {"logits": run(features)}
+
+            def train() -> Mapping[str, Tensor]:
+                logits = run(features)
+                named = dict(model.named_parameters())
+                gradients = torch.autograd.grad(logits, list(named.values()), grad)
+                return {"logits": logits} | dict(zip(named, gradients, strict=True))
+
+            return train if backward else infer
+
+        return step
+
+    def ours(inputs: Inputs) -> Step:
+        if backward:
+            routing.select("block_attention", inputs["features"][None], backend="cpu")
+            return make(fast.Intraformer)(inputs)
+        return make(lambda *sizes: fast.Intraformer(*sizes, backend="cpu"))(inputs)
+
+    length, streams = n // num_subclusters, num_subclusters - 1
+    a_token = 24 * width**2 + 4 * length * width
+    a_member = 2 * width**2 + 4 * length * width
+    flops = batch * layers * (n * a_token + streams * length * a_member)
+    parameter_count = sum(p.numel() for p in reference.Intraformer(*sizes).parameters())
+    return Case(
+        f"{batch} clusters, d={width} n={n} k={num_subclusters} L={layers} H={heads}, float32",
+        inputs,
+        {
+            OURS: ours,
+            EAGER: make(reference.Intraformer),
+            MEDIUM: _medium(make(reference.Intraformer)),
+            "torch.compile": make(reference.Intraformer, lambda model: torch.compile(model, dynamic=False)),
+        },
+        Work(4 * (batch * n * (width + 1) + (1 + 2 * backward) * parameter_count), (1 + 2 * backward) * flops),
+        _limits(torch.float32),
+    )
+
+
+def _step(op: Callable[[Mapping[str, Tensor]], Tensor], inputs: Mapping[str, Tensor], grad: Tensor | None) -> Step:
+    leaves = {name: t.detach().requires_grad_(grad is not None) for name, t in inputs.items()}
+
+    def step() -> Mapping[str, Tensor]:
+        output = op(leaves)
+        if grad is None:
+            return {"output": output}
+        gradients: Sequence[Tensor] = torch.autograd.grad(output, list(leaves.values()), grad)
+        return {"output": output} | {f"gradient of {name}": g for name, g in zip(leaves, gradients, strict=True)}
+
+    return step
+
+
+def _medium(make: Make) -> Make:
+    """PyTorch's own switch: float32 products by oneDNN, which may round their operands to bfloat16 where that is faster."""
+
+    def switched(inputs: Inputs) -> Step:
+        step = make(inputs)
+
+        def run() -> Mapping[str, Tensor]:
+            before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("medium")
+            try:
+                return step()
+            finally:
+                torch.set_float32_matmul_precision(before)
+
+        return run
+
+    return switched
+
+
+def _limits(dtype: torch.dtype) -> dict[str, Limit]:
+    """Multiplying in registers alone, by the instructions that the kernels use for products of this dtype."""
+    if native.NOT_LOADED["cpu"]:
+        square = torch.zeros(1024, 1024)
+        return {"torch.mm": Limit(lambda inputs: lambda: square @ square, Work(0, 2 * 1024**3))}
+    steps, ops = 200_000, torch.ops.intraformer_fast
+    half = dtype == torch.bfloat16 and ops.cpu_instruction_set() == "avx512_bf16"
+    limit = Limit(lambda inputs: lambda: ops.cpu_peak(steps, half), Work(0, ops.cpu_peak(steps, half)))
+    return {f"multiply and add, {'bfloat16' if half else 'float32'}": limit}
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
