@@ -65,7 +65,7 @@ FORWARD: dict[str, dict[int, Forward]] = {
 }
 BACKWARD: dict[str, dict[int, Backward]] = {
     HALF: {
-        64: Backward(16, 64, 256, 64, 8, 2),
+        64: Backward(32, 64, 256, 128, 8, 2),
         128: Backward(16, 32, 128, 64, 8, 2),
         256: Backward(8, 32, 64, 32, 8, 2),
     },
@@ -94,8 +94,8 @@ def context_block(context: int) -> int:
 
 
 def missing_columns(width: int) -> int:
-    """Columns of zeros that tokens need for their rows to begin at multiples of 16 elements."""
-    return -width % 16
+    """Columns of zeros that tokens need for their rows to begin at multiples of 16 elements, and to be two steps of a loop wide."""
+    return max(32, -(-width // 16) * 16) - width
 
 
 def is_whole(limits: dict[int, int], mode: str, width: int, context: int, capability: int) -> bool:
@@ -136,9 +136,10 @@ def forward_chunked(mode: str, context: int) -> Forward:
 
 
 def backward_sliced(mode: str, context: int, width: int) -> Backward:
-    """The slice is no wider than the tokens."""
+    """The slice is no wider than the tokens, and G is made in two steps at least: in one, more of it is held at a time."""
     tiles = BACKWARD[mode][context_block(context)]
-    return tiles._replace(slice=min(tiles.slice, width_block(width)), columns=min(tiles.columns, width_block(width)))
+    block = width_block(width)
+    return tiles._replace(slice=min(tiles.slice, block), columns=min(tiles.columns, max(16, block // 2)))
 
 
 def weight_gradient_parts(rows: int, width: int, num_streams: int) -> int:

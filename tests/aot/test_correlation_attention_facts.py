@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from intraformer_fast.bench.facts import gpus
-from intraformer_fast.bench.facts.bound import bound
+from intraformer_fast.bench.facts.bound import bound, kernel_time
 from intraformer_fast.bench.facts.compiled import compile_launch
 from intraformer_fast.kernels.correlation_attention import configs, launch, products
 
@@ -71,7 +71,8 @@ def test_static_bound_at_the_papers_size():
     backward = launch.backward_launch(anchor, z, member, z, anchor, None, 90)
     for made, products_of, rows in ((forward, 2, 2 * members + anchors), (backward, 5, 3 * members + 2 * anchors)):
         trips = [members // made.constexprs["BM"]]
-        found = bound(compile_launch(made, 90), gpu, made.grid[0], rows * tokens, products_of * product, "bf16", trips)
+        time = kernel_time(compile_launch(made, 90), gpu, made.grid[0], trips)
+        found = bound([time], gpu, rows * tokens, products_of * product, "bf16")
         assert found.of_roofline >= 0.65, found
 
 
@@ -95,6 +96,7 @@ def test_tiles():
     assert configs.width_block(1) == 16
     assert configs.missing_columns(80) == configs.missing_columns(512) == 0
     assert configs.missing_columns(77) == 3
+    assert configs.missing_columns(1) == 31
 
 
 @pytest.mark.parametrize("limits", [configs.FORWARD_WHOLE, configs.BACKWARD_WHOLE])
