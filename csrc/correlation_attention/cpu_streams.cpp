@@ -74,13 +74,6 @@ INTRAFORMER_INLINE Strided context_rows(const Job& job, const Stream& stream) {
   return rows_from(job.anchor_asks ? job.member : job.anchor, stream.cluster, context_first(job, stream), job.element);
 }
 
-template <Precision P>
-INTRAFORMER_INLINE Left take_rows(const Strided& rows, int64_t count, int64_t width, uint32_t* to) {
-  if (are_operand<P>(rows)) return in_place(rows, 0);
-  pack_rows<P>(rows, nullptr, count, width, to);
-  return {to, row_words<P>(width)};
-}
-
 struct Scratch {
   int64_t* numbers;     // [context], of the rows that are looked at; negative at padding
   uint32_t* keep;       // [context]
@@ -123,7 +116,7 @@ INTRAFORMER_INLINE Scratch take_scratch(Pieces& pieces, const Job& job, bool bac
 }
 
 struct WeightScratch {
-  uint32_t* rows;    // [words of CHUNK][round_up(width, LANES)], the transposed A
+  uint32_t* rows;    // [words of CHUNK][score_row(width)], the transposed A
   uint32_t* panels;  // [GROUP] of CHUNK rows
   float* sums;       // [width][GROUP * PANEL]
 };
@@ -131,7 +124,7 @@ struct WeightScratch {
 template <Precision P>
 INTRAFORMER_INLINE WeightScratch take_weight_scratch(Pieces& pieces, const Job& job) {
   WeightScratch s{};
-  s.rows = Pieces::next<uint32_t>(pieces, words_of<P>(CHUNK) * round_up(job.width, LANES));
+  s.rows = Pieces::next<uint32_t>(pieces, words_of<P>(CHUNK) * score_row(job.width));
   s.panels = Pieces::next<uint32_t>(pieces, GROUP * words_of<P>(CHUNK) * PANEL);
   s.sums = Pieces::next<float>(pieces, job.width * GROUP * PANEL);
   return s;
@@ -209,15 +202,13 @@ INTRAFORMER_INLINE void multiply_all(const Job& job, int64_t task, const Right& 
 template <Precision P>
 void project(const Job& job, int64_t task, const Scratch& s) {
   const int64_t width = job.width, row = row_words<P>(width);
-  const bool stand = are_operand<P>(asking_rows(job, stream_of(job, 0, 0), 0));
+  // Even where tokens could be used as they stand: at 2 KB from one to the next the rows of a tile would share a cache set.
   for_each_cluster(job, task, [&](const Stream& stream, int64_t place) {
-    if (!stand) pack_rows<P>(asking_rows(job, stream, 0), nullptr, stream.length, width, s.asking + place * row);
+    pack_rows<P>(asking_rows(job, stream, 0), nullptr, stream.length, width, s.asking + place * row);
   });
   multiply_all<P>(
       job, task, weight_of<P>(job, job.packed, task / groups(job)),
-      [&](const Stream& stream, int64_t place) {
-        return stand ? in_place(asking_rows(job, stream, 0), 0) : Left{s.asking + place * row, row};
-      },
+      [&](const Stream&, int64_t place) { return Left{s.asking + place * row, row}; },
       [&](const Stream&, int64_t place, int64_t r0, int64_t n, int64_t c0, const float* sums) {
         for_each_vector(
             r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) { put_row<P>(s.projected + (place + r) * row, c, x); });
@@ -264,7 +255,7 @@ void backward_of_cluster(const Job& job, const Gradients& gradients, const Strea
     const Strided numbers{projected, P == Precision::float32 ? Element::float32 : Element::bfloat16, row * PACK<P>, 1};
     pack_panels<P>(numbers, nullptr, count, width, s.projected_panels);
     const Strided grad = rows_from(gradients.grad, stream.cluster, stream.first + first, job.element);
-    const Left grads = take_rows<P>(grad, count, width, s.grads);
+    pack_rows<P>(grad, nullptr, count, width, s.grads);
     pack_panels<P>(grad, nullptr, count, width, s.gradient_panels);
     const auto add = [&](bool start, int64_t r0, int64_t n, int64_t c0, const float* sums) {
       for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) {
@@ -273,7 +264,7 @@ void backward_of_cluster(const Job& job, const Gradients& gradients, const Strea
       });
     };
     attend_backward<P>(
-        {count, {projected, row}, grads, s.projected_panels, s.gradient_panels, nullptr}, context, 1.0f, s.gradients,
+        {count, {projected, row}, {s.grads, row}, s.projected_panels, s.gradient_panels, nullptr}, context, 1.0f, s.gradients,
         [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
           store_tile(gradients.asked, Element::float32, member + first, width, r0, n, c0, sums, PANEL, nullptr);
           for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) { put_row<P>(asked + r * row, c, x); });
@@ -340,7 +331,7 @@ void weight_gradient(const Job& job, const Gradients& gradients, int64_t task, v
   Pieces pieces{static_cast<char*>(memory), 0};
   const WeightScratch s = take_weight_scratch<P>(pieces, job);
   const int64_t w = task / groups_of(job), first_column = task % groups_of(job) * GROUP * PANEL, width = job.width;
-  const int64_t columns = least(GROUP * PANEL, width - first_column), row = round_up(width, LANES);
+  const int64_t columns = least(GROUP * PANEL, width - first_column), row = score_row(width);
   __builtin_memset(s.sums, 0, width * GROUP * PANEL * sizeof(float));
   // Streams, clusters and rows in their order.
   for (int64_t m = job.weights == 1 ? 0 : w; m < (job.weights == 1 ? job.streams : w + 1); ++m) {
@@ -348,21 +339,18 @@ void weight_gradient(const Job& job, const Gradients& gradients, int64_t task, v
       const Stream stream = stream_of(job, m, cluster);
       for_each_part(stream.length, CHUNK, [&](int64_t first, int64_t count) {
         const Strided asking = asking_rows(job, stream, first);
-        Left rows = in_place(asking, 0);
-        if (!are_operand<P>(asking)) {
-          rows = {s.rows, row};
-          with_kind(job.element, [&](auto kind) {
-            for (int64_t k = 0; k < count; ++k) {
-              for (int64_t c = 0; c < width; c += LANES) {
-                put_step<P>(s.rows + k / PACK<P> * row + c, k, channels(kind, asking, k, c, width));
-              }
+        with_kind(job.element, [&](auto kind) {
+          for (int64_t k = 0; k < count; ++k) {
+            for (int64_t c = 0; c < width; c += LANES) {
+              put_step<P>(s.rows + k / PACK<P> * row + c, k, channels(kind, asking, k, c, width));
             }
-          });
-        }
+          }
+        });
         const float* const asked = gradients.asked + (cluster * job.members + stream.first + first) * width + first_column;
         pack_panels<P>({asked, Element::float32, width, 1}, nullptr, count, columns, s.panels);
         multiply<P, Order::columns>(
-            rows, width, as_values<P>(s.panels, count, columns), [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+            {s.rows, row}, width, as_values<P>(s.panels, count, columns),
+            [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
               for_each_vector(r0, n, c0, columns, sums, [&](int64_t r, int64_t c, Floats x) {
                 float* const at = s.sums + r * GROUP * PANEL + c;
                 store(at, load<Floats>(at) + x);
