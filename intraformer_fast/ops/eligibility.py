@@ -39,7 +39,6 @@ def not_supported_reasons(backend: str, tensors: dict[str, tuple[Tensor | None, 
     return reasons
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _triton_reasons(device: torch.device | None) -> list[str]:
     if importlib.util.find_spec("triton") is None:
         return ["triton is not installed: pip install 'intraformer-fast[triton]'"]
@@ -53,10 +52,14 @@ def _triton_reasons(device: torch.device | None) -> list[str]:
     return []
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def multiplies_in_tf32() -> bool:
     """Whether torch was told to round factors of float32 products to TF32 on CUDA. A compiled graph keeps the answer of its making."""
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+# What torch.compiler.assume_constant_result does; the decorator itself would import all of the compiler, and Triton, with the package.
+for function in (_triton_reasons, multiplies_in_tf32):
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -87,8 +87,10 @@ TABLES: dict[tuple[int, str], dict[int, Row]] = {
     (80, IEEE): {
         128: Row((16, 4), (16, 4), Tile(32, 32, 4, 1), Tile(16, 16, 8, 1), Tile(32, 32, 4, 1)),
     },
+    (90, IEEE): {
+        128: Row((16, 4), (16, 4), Tile(16, 16, 8, 1), Tile(16, 16, 8, 1), Tile(16, 16, 4, 1)),
+    },
 }
-TABLES |= {(90, IEEE): TABLES[80, IEEE]}
 TABLES |= {(100, mode): TABLES[90, mode] for mode in MODES}
 # On 10.0 the steps of 64 spill.
 TABLES[100, TF32] = {**TABLES[90, TF32], 32: TABLES[90, TF32][32]._replace(keys=Tile(32, 32, 4, 1))}
