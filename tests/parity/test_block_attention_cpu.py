@@ -75,7 +75,7 @@ def test_strides_change_no_bit(dtype, layout):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("size", [1e-4, 3.0, 30.0])
+@pytest.mark.parametrize("size", [1e-4, 3.0, 10.0])
 def test_magnitudes(size, dtype):
     """From scores that are all alike to one key that takes all."""
     case = Case.draw((6, 3, 80, 16), 3, dtype, size=size)
