@@ -58,8 +58,8 @@ def multiplies_in_tf32() -> bool:
 
 
 # What torch.compiler.assume_constant_result does; the decorator itself would import all of the compiler, and Triton, with the package.
-for function in (_triton_reasons, multiplies_in_tf32):
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+for _function in (_triton_reasons, multiplies_in_tf32):
+    setattr(_function, "_dynamo_marked_constant", True)  # noqa: B010
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
