@@ -43,7 +43,6 @@ class Compiled:
     static_shared_bytes, dynamic_shared_bytes: a program; the driver's own KiB on sm_90 and later is not counted.
     ptx: as Triton wrote it.
     cubin: as ptxas assembled it.
-    code: the same, disassembled.
     """
 
     name: str
@@ -56,11 +55,15 @@ class Compiled:
     dynamic_shared_bytes: int
     ptx: str
     cubin: bytes
-    code: sass.Code
 
     @property
     def shared_bytes(self) -> int:
         return self.static_shared_bytes + self.dynamic_shared_bytes
+
+    @cached_property
+    def code(self) -> sass.Code:
+        """The machine code; disassembled when it is first asked for, which takes longer than to compile it."""
+        return sass.parse(run_tool("nvdisasm", self.cubin, "-c"))
 
     @cached_property
     def instructions(self) -> Counter[str]:
@@ -161,7 +164,8 @@ def compile_launch(launch: Launch, capability: int) -> Compiled:
     bound, specialization, rest = bind(**launch.arguments, **launch.constexprs, **options)
     parsed, signature, constexprs, attributes = kernel._pack_args(backend, options, bound, specialization, rest)
     made = compile(ASTSource(kernel, signature, constexprs, attributes), target=target, options=parsed.__dict__)
-    resources, listing = disassemble(made.asm["cubin"])
+    (usage,) = re.findall(r"REG:.*", run_tool("cuobjdump", made.asm["cubin"], "-res-usage"))
+    resources = {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", usage)}
     return Compiled(
         name=made.metadata.name,
         capability=capability,
@@ -173,27 +177,20 @@ def compile_launch(launch: Launch, capability: int) -> Compiled:
         dynamic_shared_bytes=made.metadata.shared,
         ptx=made.asm["ptx"],
         cubin=made.asm["cubin"],
-        code=sass.parse(listing),
     )
 
 
 @functools.lru_cache
-def disassemble(cubin: bytes) -> tuple[dict[str, int], str]:
-    """What cuobjdump -res-usage says of the one kernel in it, by name, and what nvdisasm -c prints.
+def run_tool(name: str, cubin: bytes, option: str) -> str:
+    """What a tool that comes with Triton, cuobjdump or nvdisasm, prints of a cubin.
 
     Raises:
-        subprocess.CalledProcessError: one of the two tools that come with Triton does not understand it.
+        subprocess.CalledProcessError: the tool does not understand it.
     """
     from triton import knobs
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin)
-
-        def run(*command: str) -> str:
-            return subprocess.run([*command, file], capture_output=True, text=True, check=True).stdout
-
-        usage = run(knobs.nvidia.cuobjdump.path, "-res-usage")
-        listing = run(knobs.nvidia.nvdisasm.path, "-c")
-    (line,) = re.findall(r"REG:.*", usage)
-    return {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", line)}, listing
+        command = [getattr(knobs.nvidia, name).path, option, file]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
