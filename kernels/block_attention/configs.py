@@ -95,6 +95,20 @@ TABLES |= {(100, mode): TABLES[90, mode] for mode in MODES}
 # On 10.0 the steps of 64 spill.
 TABLES[100, TF32] = {**TABLES[90, TF32], 32: TABLES[90, TF32][32]._replace(keys=Tile(32, 32, 4, 1))}
 
+# Ids take registers of their own: what replaces a row's entries where rows are gathered.
+GATHERED: dict[tuple[int, str, int], dict[str, tuple[int, int] | Tile]] = {
+    (80, HALF, 128): {"backward": (64, 8), "loop": Tile(64, 32, 8, 2), "queries": Tile(32, 32, 4, 1)},
+    (80, HALF, 256): {"loop": Tile(16, 32, 4, 2)},
+    (90, HALF, 128): {"backward": (64, 8), "keys": Tile(32, 32, 4, 2)},
+    (100, HALF, 64): {"loop": Tile(64, 64, 4, 2)},
+    (100, HALF, 128): {"backward": (64, 8), "queries": Tile(64, 32, 4, 2)},
+    (90, TF32, 128): {"queries": Tile(32, 32, 4, 1)},
+    (100, TF32, 128): {"forward": (32, 4), "queries": Tile(32, 32, 4, 1)},
+    (80, TF32, 32): {"queries": Tile(32, 32, 4, 1)},
+    (80, TF32, 64): {"keys": Tile(32, 32, 8, 1)},
+    (80, TF32, 128): {"backward": (16, 4), "queries": Tile(32, 32, 4, 1)},
+}
+
 # A matrix instruction of 16-bit numbers has 16 rows: a tile of so many gives no more warps something to do.
 MOST_WARPS = {(HALF, 16): 2, (HALF, 32): 4}
 
@@ -106,20 +120,24 @@ def family(capability: int) -> int:
     return 100 if 100 <= capability < 120 else 80
 
 
-def plan(mode: str, width: int, longest: int, capability: int) -> Plan:
-    """What serves runs of at most `longest` tokens with heads of `width`.
+def plan(mode: str, width: int, longest: int, capability: int, *, gather: bool = False) -> Plan:
+    """What serves runs of at most `longest` tokens with heads of `width`; `gather`, where their rows are those of tables.
 
     Raises:
         ValueError: no tile is as wide.
     """
     table = TABLES[family(capability), mode]
-    row = next((row for most, row in table.items() if width <= most), None)
-    if row is None:
+    most = next((most for most in table if width <= most), None)
+    if most is None:
         raise ValueError(f"a head is {width} wide: expected at most {max(table)}")
+    row = table[most]
+    if gather:
+        row = row._replace(**GATHERED.get((family(capability), mode, most), {}))  # type: ignore[arg-type]
     rows = max(16, next_power_of_2(longest))
 
     def tile(most: int, warps: int) -> Tile | None:
-        return Tile(rows, 0, min(warps, MOST_WARPS.get((mode, rows), warps)), 1) if rows <= most else None
+        fewer = MOST_WARPS.get((mode, rows), warps) if rows == 16 or not gather else warps
+        return Tile(rows, 0, min(warps, fewer), 1) if rows <= most else None
 
     return Plan(tile(*row.forward), tile(*row.backward), row.loop, row.queries, row.keys)
 

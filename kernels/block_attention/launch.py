@@ -154,7 +154,7 @@ class Call:
         self.runs = batch * heads * num_blocks
         self.programs = self.runs * self.longest
         multiplied = mode(q.dtype)
-        self.plan = plan or _plan(q, shape, num_blocks, multiplied, self.longest)
+        self.plan = plan or _plan(q, shape, num_blocks, multiplied, self.longest, neighbors is not None)
         # All of one length, and nothing is padding: then a tile that this length is a multiple of is always full.
         self.whole_size = size if not longer and valid is None and neighbors is None else None
         self.arguments = {
@@ -235,10 +235,12 @@ def capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def _plan(q: Tensor, shape: Sequence[int], num_blocks: int, multiplied: str, longest: int) -> configs.Plan:
+def _plan(
+    q: Tensor, shape: Sequence[int], num_blocks: int, multiplied: str, longest: int, gather: bool
+) -> configs.Plan:
     width, kind = shape[-1], capability(q.device)
-    if not tuning.wanted(q.device):
-        return configs.plan(multiplied, width, longest, kind)
+    if gather or not tuning.wanted(q.device):
+        return configs.plan(multiplied, width, longest, kind, gather=gather)
 
     def seconds(plan: configs.Plan, what: str) -> float:
         tensors = [torch.randn(*shape, dtype=q.dtype, device=q.device) for _ in range(8)]

@@ -16,7 +16,7 @@ MATRIX = tuple(TENSOR_CORE.values())
 
 def launches(family: int, mode: str, width: int, longest: int, kind: str):
     """All that a plan may launch, on clusters with padding (which takes the most registers) or on tables."""
-    plan = configs.plan(mode, width, longest, family)
+    plan = configs.plan(mode, width, longest, family, gather=kind == "gather")
     dtype = DTYPES.get(mode, torch.float32)
 
     def heads():
@@ -31,15 +31,16 @@ def launches(family: int, mode: str, width: int, longest: int, kind: str):
     yield from launch.backward_launches((heads(), heads(), heads()), heads(), *inputs, 1, 0.1, plan=plan, **options)
 
 
+@pytest.mark.parametrize("kind", ["masked", "gather"])
 @pytest.mark.parametrize("mode", configs.MODES)
 @pytest.mark.parametrize("family", configs.FAMILIES)
-def test_no_spills_and_enough_shared_memory(family, mode, monkeypatch):
+def test_no_spills_and_enough_shared_memory(family, mode, kind, monkeypatch):
     monkeypatch.setattr(launch, "mode", lambda dtype: mode)
     seen = set()
     for of_family, of_mode, width, longest in configs.all_cases():
         if (of_family, of_mode) != (family, mode):
             continue
-        for one in launches(family, mode, width, longest, "masked"):
+        for one in launches(family, mode, width, longest, kind):
             what = (
                 one.kernel.fn.__qualname__,
                 one.kernel.__module__,
@@ -62,11 +63,3 @@ def test_no_spills_and_enough_shared_memory(family, mode, monkeypatch):
             if mode == configs.HALF and min(one.constexprs["ROWS"], one.constexprs.get("KEYS", 64)) >= 64:
                 assert names == {TENSOR_CORE[family]}, what
     assert len(seen) >= 5
-
-
-@pytest.mark.parametrize("width", [64, 128])
-def test_gather_spills_nothing_either(width):
-    for family in configs.FAMILIES:
-        for longest in (16, 64, 300):
-            for one in launches(family, configs.HALF, width, longest, "gather"):
-                assert compile_launch(one, family).stack_bytes == 0
