@@ -107,7 +107,7 @@ def _copy(inputs: Inputs) -> Callable[[], Any]:
 @register_facts("block_attention")
 def facts() -> Iterator[FactsCase]:
     """The paper's number of sub-clusters first; one sub-cluster is full attention."""
-    for blocks in (4, 2, 1):
+    for blocks in (4, 16, 2, 1):
         yield _facts_case(f"forward, {blocks} x {N // blocks}", _forward, FORWARD, blocks)
         yield _facts_case(f"backward, {blocks} x {N // blocks}", _backward, BACKWARD, blocks)
     yield _facts_case("forward, 4 x 64, FlexAttention", _flex, FORWARD, 4)
