@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -27,6 +30,7 @@ class Launch:
     num_stages: int
 
     def run(self) -> None:
-        """Launch it on the current device."""
+        """Launch it on the device of its tensors, which need not be the current one."""
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
-        self.kernel[self.grid](**self.arguments, **self.constexprs, **options)
+        with torch.cuda.device_of(next(a for a in self.arguments.values() if isinstance(a, Tensor))):
+            self.kernel[self.grid](**self.arguments, **self.constexprs, **options)
