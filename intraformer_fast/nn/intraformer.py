@@ -74,7 +74,9 @@ class Intraformer(reference.Intraformer):
             module = routing.select("gather_block_attention", *places, backend=self.backend)
             attended.append(module.gather_block_attention(*places, 1))
         valid = neighbors >= 0
-        tokens = table[neighbors.clamp(min=0)]
+        # A padded token of the anchor may ask on behalf of a member that is none, so it has to be what it is without tables.
+        padding = self._project_features(features.new_zeros(self.input_dim))
+        tokens = torch.where(valid[..., None], table[neighbors.clamp(min=0)], padding)
         tokens = self._after_attention(block, tokens, merge_heads(torch.cat(attended, dim=2)), valid, bounds)
         return self._logits(tokens, valid, first=1)
 
@@ -87,6 +89,9 @@ class Intraformer(reference.Intraformer):
             return None
         if len(features) * self.num_subclusters > neighbors.numel():
             return None
+        return self._project_features(features)
+
+    def _project_features(self, features: Tensor) -> Tensor:
         return features if self.input_projection is None else self.input_projection(features)
 
     def _unfused_block(self, block: Block, tokens: Tensor, valid: Tensor | None, bounds: Bounds) -> Tensor:
