@@ -199,7 +199,7 @@ sanitizer() { # TOOL
 
 benchmarks() {
   local quick=()
-  [[ $device == cuda ]] || quick=(--quick)
+  [[ $device == cuda ]] || quick=(purity_fmi --quick)
   "$python" "$work/site/bin/intraformer-fast" bench --device "$device" "${quick[@]}" --output "$results/bench"
 }
 

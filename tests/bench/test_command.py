@@ -78,7 +78,7 @@ def test_list(tiny, command):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("huge",), 3, "no benchmark 'huge': expected some of correlation_attention, purity_fmi, tiny, wrong"),
+        (("huge",), 3, "no benchmark 'huge': expected some of block_attention, block_attention_cpu, "),
         (("--list", "huge"), 3, "no benchmark 'huge'"),
         (("--device", "tpu"), 3, "device = 'tpu': expected cpu or cuda"),
         (("--threads", 0), 2, "--threads"),
