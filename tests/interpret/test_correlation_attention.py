@@ -104,10 +104,11 @@ def test_layouts(device, layout, asks):
     assert_parity(case, case.run(launch, device))
 
 
-@pytest.mark.parametrize("size", [1e-3, 30.0])
+@pytest.mark.parametrize("size", [1e-3, 4.0])
 def test_magnitudes(device, capability, size):
-    """From scores that are all alike to one token that takes all."""
-    case = Case.draw(2, 24, 16, 32, 1, HALF, size=size)
+    """From scores that are all alike to one token that takes all (scores grow with the square). Many rows: where two scores nearly tie,
+    a rounding decides, and the largest of few such errors says little."""
+    case = Case.draw(8, 24, 16, 32, 1, HALF, size=size)
     assert_parity(case, case.run(launch, device))
 
 
