@@ -108,13 +108,54 @@ def gather_block_attention(
         )
     _check_floating(q_table=q_table, k_table=k_table, v_table=v_table)
     _check_blocks(num_blocks)
-    if neighbors.dim() != 2:
-        raise ValueError(f"neighbors has shape {tuple(neighbors.shape)}: expected [B, n]")
-    if neighbors.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"neighbors is {neighbors.dtype}: expected torch.int64 or torch.int32")
+    _check_ids(neighbors, "neighbors", "[B, n]")
     arguments = q_table, k_table, v_table, neighbors, num_blocks
     op = routing.select("gather_block_attention", *arguments).gather_block_attention
     return op(*arguments, scale=scale)
+
+
+def gather_correlation_attention(
+    query_table: Tensor, context_table: Tensor, weight: Tensor, query_neighbors: Tensor, context_neighbors: Tensor
+) -> Tensor:
+    """`correlation_attention` over clusters given by neighbour ids: query and context tokens are rows of tables.
+
+        O = softmax((X_q W) X_c^T) X_c    with X_q = query_table[query_neighbors], X_c = context_table[context_neighbors]
+
+    Args:
+        query_table: [N, d], floating point.
+        context_table: [M, d], the same dtype; the two may be one table.
+        weight: [d, d], the correlation matrix W. No scale is applied.
+        query_neighbors: int[B, s_q] rows of `query_table`; -1 is padding.
+        context_neighbors: int[B, s_c] rows of `context_table`; -1 is padding, which is not looked at.
+
+    Returns:
+        [B, s_q, d] in the dtype of `query_table`; 0, with gradient 0, at padding and where no context token is there.
+
+    Raises:
+        ValueError: a shape is wrong. TypeError: a dtype is. IndexError: an id is no row; on CUDA, where raising would have to wait
+            for the device, what it takes part in is NaN instead: a query its own row, a context token its whole cluster.
+    """
+    width = weight.shape[-1]
+    if (
+        weight.shape != (width, width)
+        or query_table.dim() != 2
+        or context_table.dim() != 2
+        or {query_table.shape[1], context_table.shape[1]} != {width}
+    ):
+        raise ValueError(
+            f"query_table, context_table, weight have shapes {tuple(query_table.shape)}, {tuple(context_table.shape)}, "
+            f"{tuple(weight.shape)}: expected [N, d], [M, d] and [d, d]"
+        )
+    _check_floating(query_table=query_table, context_table=context_table, weight=weight)
+    _check_ids(query_neighbors, "query_neighbors", "[B, s_q]")
+    _check_ids(context_neighbors, "context_neighbors", "[B, s_c]")
+    if len(query_neighbors) != len(context_neighbors):
+        raise ValueError(
+            f"query_neighbors and context_neighbors have {len(query_neighbors)} and {len(context_neighbors)} clusters: "
+            "expected as many"
+        )
+    arguments = query_table, context_table, weight, query_neighbors, context_neighbors
+    return routing.select("gather_correlation_attention", *arguments).gather_correlation_attention(*arguments)
 
 
 def purity_fmi(
@@ -172,6 +213,13 @@ def _check_floating(**tensors: Tensor) -> None:
 def _check_blocks(num_blocks: int) -> None:
     if num_blocks < 1:
         raise ValueError(f"num_blocks = {num_blocks}: expected at least 1")
+
+
+def _check_ids(ids: Tensor, name: str, shape: str) -> None:
+    if ids.dim() != 2:
+        raise ValueError(f"{name} has shape {tuple(ids.shape)}: expected {shape}")
+    if ids.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{name} is {ids.dtype}: expected torch.int64 or torch.int32")
 
 
 def _check_valid(valid: Tensor | None, shape: tuple[int, ...], name: str) -> None:

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from intraformer_fast import reference
-from intraformer_fast.ops import correlation_attention, encoder_block, routing
+from intraformer_fast.kernels.correlation_attention.call import Call
+from intraformer_fast.ops import correlation_attention, encoder_block, gather_correlation_attention, routing
 from intraformer_fast.presets import preset
 from intraformer_fast.reference.intraformer import Block, Bounds, merge_heads, split_heads
+
+# Kinds of device where the first block's C-ATT takes the anchor from a table. On the CPU the op would copy its rows first, which takes
+# longer than to normalise every place.
+ANCHOR_FROM_TABLE = ("cuda",)
 
 # The packed weights of a block beside what they were packed from. Not attributes of the module: they are neither its state, nor
 # to be copied or pickled with it.
@@ -61,7 +66,8 @@ class Intraformer(reference.Intraformer):
     def forward_graph(self, features: Tensor, neighbors: Tensor) -> Tensor:
         """As the reference's. Where the first block sees nothing of a token but its feature (`position="none"` and no
         `similarity_input`; a rank moves what the norm in front of the projections sees), and clusters overlap so much that it is
-        less work, queries, keys and values of the first block are projected once a sample instead of once a place."""
+        less work, queries, keys and values of the first block, and the anchor of its C-ATT, are made once a sample instead of once a
+        place."""
         table = self._sample_tokens(features, neighbors)
         if table is None:
             return super().forward_graph(features, neighbors)
@@ -77,7 +83,11 @@ class Intraformer(reference.Intraformer):
         # A padded token of the anchor may ask on behalf of a member that is none, so it has to be what it is without tables.
         padding = self._project_features(features.new_zeros(self.input_dim))
         tokens = torch.where(valid[..., None], table[neighbors.clamp(min=0)], padding)
-        tokens = self._after_attention(block, tokens, merge_heads(torch.cat(attended, dim=2)), valid, bounds)
+        anchor = neighbors[:, : bounds[0][1]]
+        if self.cross_query == "anchor":
+            table, anchor = torch.cat([table, padding[None]]), anchor.masked_fill(anchor < 0, len(table))
+        together = merge_heads(torch.cat(attended, dim=2))
+        tokens = self._after_attention(block, tokens, together, valid, bounds, samples=(table, anchor))
         return self._logits(tokens, valid, first=1)
 
     def _sample_tokens(self, features: Tensor, neighbors: Tensor) -> Tensor | None:
@@ -105,7 +115,13 @@ class Intraformer(reference.Intraformer):
         return self._after_attention(block, tokens, merge_heads(attended), valid, bounds)
 
     def _after_attention(
-        self, block: Block, tokens: Tensor, attended: Tensor, valid: Tensor | None, bounds: Bounds
+        self,
+        block: Block,
+        tokens: Tensor,
+        attended: Tensor,
+        valid: Tensor | None,
+        bounds: Bounds,
+        samples: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """What follows the self-attention of all streams, `attended` [B, n, d]."""
         streams = [tokens[:, start:stop] for start, stop in bounds]
@@ -113,14 +129,22 @@ class Intraformer(reference.Intraformer):
             block.layer(m).add_attention(streams[m], attended[:, start:stop]) for m, (start, stop) in enumerate(bounds)
         ]
         if len(hidden) > 1:
-            answers = self._cross_streams(block, hidden[1:], streams[0], valid)
+            answers = self._cross_streams(block, hidden[1:], streams[0], valid, samples)
             hidden[1:] = [h + answer for h, answer in zip(hidden[1:], answers, strict=True)]
         return torch.cat([block.layer(m).add_ffn(h) for m, h in enumerate(hidden)], dim=1)
 
     def _cross_streams(
-        self, block: Block, members: list[Tensor], anchor: Tensor, valid: Tensor | None
+        self,
+        block: Block,
+        members: list[Tensor],
+        anchor: Tensor,
+        valid: Tensor | None,
+        samples: tuple[Tensor, Tensor] | None,
     ) -> Sequence[Tensor]:
-        """What C-ATT adds to the tokens of the streams 1..k-1, `members`; `anchor` is stream 0, `valid` covers all of them."""
+        """What C-ATT adds to the tokens of the streams 1..k-1, `members`; `anchor` is stream 0, `valid` covers all of them.
+
+        `samples`, where the anchor's tokens are those of their samples: a table [N, d] of these, and int[B, s] which stand there.
+        """
         cross = block.cross
         assert cross is not None
         sizes = [member.shape[1] for member in members]
@@ -137,15 +161,18 @@ class Intraformer(reference.Intraformer):
                 for m, (member, mask) in enumerate(zip(members, masks, strict=True), start=1)
             ]
         norms = [cross.norm_members[min(m, len(cross.norm_members) - 1)] for m in range(len(members))]
-        answer = correlation_attention.cross_attention(
-            torch.cat([norm(member) for norm, member in zip(norms, members, strict=True)], dim=1),
-            cross.norm_anchor(anchor),
-            cross.weight,
-            member_valid,
-            anchor_valid,
-            num_streams=len(members),
-            anchor_asks=self.cross_query == "anchor",
-        )
+        tokens = torch.cat([norm(member) for norm, member in zip(norms, members, strict=True)], dim=1)
+        weight, num_streams, anchor_asks = cross.weight, len(members), self.cross_query == "anchor"
+        if samples is None or anchor.device.type not in ANCHOR_FROM_TABLE:
+            anchor = cross.norm_anchor(anchor)
+            answer = correlation_attention.cross_attention(
+                tokens, anchor, weight, member_valid, anchor_valid, num_streams=num_streams, anchor_asks=anchor_asks
+            )
+        else:
+            table, ids = samples
+            anchor = cross.norm_anchor(table)
+            call = Call(tokens, anchor, weight, member_valid, None, num_streams, anchor_asks, anchor_ids=ids)
+            answer = gather_correlation_attention.cross_attention(call)
         return block.dropout(answer).split(sizes, dim=1)
 
     def _fused_block(

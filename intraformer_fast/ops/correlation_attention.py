@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from intraformer_fast import native, reference
+from intraformer_fast.kernels.correlation_attention.call import Call
 from intraformer_fast.ops import eligibility, second_order
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -27,10 +28,16 @@ def not_supported_reasons(
     named = (("x_query", x_query), ("x_context", x_context), ("weight", weight))
     tensors = {name: (tensor, DTYPES) for name, tensor in named}
     reasons = eligibility.not_supported_reasons(backend, {**tensors, "valid_context": (valid_context, (torch.bool,))})
+    return reasons + size_reasons(backend, weight, None if x_context is None else x_context.shape[-2])
+
+
+def size_reasons(backend: str, weight: Tensor | None, context: int | None) -> list[str]:
+    """Why the op cannot serve tokens of that width and a context of that many."""
+    reasons = []
     if weight is not None and not 1 <= weight.shape[-1] <= MOST_WIDTH:
         reasons.append(f"the tokens are {weight.shape[-1]} wide (it takes 1 to {MOST_WIDTH})")
-    if backend == "triton" and x_context is not None and x_context.shape[-2] > MOST_CONTEXT:
-        reasons.append(f"the context has {x_context.shape[-2]} tokens (it takes up to {MOST_CONTEXT})")
+    if backend == "triton" and context is not None and context > MOST_CONTEXT:
+        reasons.append(f"the context has {context} tokens (it takes up to {MOST_CONTEXT})")
     return reasons
 
 
@@ -91,9 +98,7 @@ def cross_attention(
     return output
 
 
-# The streams 1..k-1 of a cluster stand side by side in `member` [B, r, d], num_streams near-equal runs as of numpy.array_split;
-# `anchor` [B, s, d] is stream 0; `weight` [w, d, d], w = num_streams or 1 (shared). The result has the shape of `member`.
-# anchor_asks=False: each member looks at the anchor.  True: row j of the anchor looks at stream m, its answer is row j of stream m.
+# What the arguments are: kernels/correlation_attention/call.py. The result has the shape of `member`.
 native.LIBRARY.define(
     "correlation_attention(Tensor member, Tensor anchor, Tensor weight, Tensor? valid_member, Tensor? valid_anchor,"
     " int num_streams, bool anchor_asks) -> Tensor"
@@ -125,29 +130,28 @@ def streams(
     return torch.cat(outputs, dim=1)
 
 
-def _output(
-    member: Tensor,
-    anchor: Tensor,
-    weight: Tensor,
-    valid_member: Tensor | None,
-    valid_anchor: Tensor | None,
-    num_streams: int,
-    anchor_asks: bool,
-) -> Tensor:
-    return member.new_empty(member.shape)
+def output(*arguments: Any) -> Tensor:
+    """Its shape and dtype, here and of the form with ids."""
+    call = Call(*arguments)
+    return call.member.new_empty(call.shape)
 
 
-def _gradients(
-    grad: Tensor,
-    member: Tensor,
-    anchor: Tensor,
-    weight: Tensor,
-    valid_member: Tensor | None,
-    valid_anchor: Tensor | None,
-    num_streams: int,
-    anchor_asks: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return member.new_empty(member.shape), anchor.new_empty(anchor.shape), weight.new_empty(weight.shape)
+def gradients(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    call = Call(*arguments)
+    member, anchor, weight = (t.new_empty(t.shape) for t in (call.member, call.anchor, call.weight))
+    return member, anchor, weight
+
+
+def triton_forward(*arguments: Any) -> Tensor:
+    from intraformer_fast.kernels.correlation_attention import launch
+
+    return launch.forward(Call(*arguments))
+
+
+def triton_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from intraformer_fast.kernels.correlation_attention import launch
+
+    return launch.backward(grad, Call(*arguments))
 
 
 class _CorrelationAttention(torch.autograd.Function):
@@ -175,37 +179,8 @@ class _CorrelationAttention(torch.autograd.Function):
         return *gradients, None, None, None, None
 
 
-def _triton_forward(
-    member: Tensor,
-    anchor: Tensor,
-    weight: Tensor,
-    valid_member: Tensor | None,
-    valid_anchor: Tensor | None,
-    num_streams: int,
-    anchor_asks: bool,
-) -> Tensor:
-    from intraformer_fast.kernels.correlation_attention import launch
-
-    return launch.forward(member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks)
-
-
-def _triton_backward(
-    grad: Tensor,
-    member: Tensor,
-    anchor: Tensor,
-    weight: Tensor,
-    valid_member: Tensor | None,
-    valid_anchor: Tensor | None,
-    num_streams: int,
-    anchor_asks: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    from intraformer_fast.kernels.correlation_attention import launch
-
-    return launch.backward(grad, member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks)
-
-
-torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention", _output, lib=native.LIBRARY)
-torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention_backward", _gradients, lib=native.LIBRARY)
+torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention", output, lib=native.LIBRARY)
+torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention_backward", gradients, lib=native.LIBRARY)
 native.LIBRARY.impl("correlation_attention", _CorrelationAttention.apply, "Autograd")
-native.LIBRARY.impl("correlation_attention", _triton_forward, "CUDA")
-native.LIBRARY.impl("correlation_attention_backward", _triton_backward, "CUDA")
+native.LIBRARY.impl("correlation_attention", triton_forward, "CUDA")
+native.LIBRARY.impl("correlation_attention_backward", triton_backward, "CUDA")

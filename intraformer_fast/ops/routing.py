@@ -12,6 +12,7 @@ from intraformer_fast.ops import (
     eligibility,
     encoder_block,
     gather_block_attention,
+    gather_correlation_attention,
     purity_fmi,
     purity_fmi_means,
 )
@@ -24,6 +25,11 @@ IMPLEMENTATIONS: dict[str, dict[str, ModuleType]] = {
     "encoder_block": {"cpu": encoder_block, "reference": reference},
     "correlation_attention": {"triton": correlation_attention, "cpu": correlation_attention, "reference": reference},
     "gather_block_attention": {"triton": gather_block_attention, "cpu": gather_block_attention, "reference": reference},
+    "gather_correlation_attention": {
+        "triton": gather_correlation_attention,
+        "cpu": gather_correlation_attention,
+        "reference": reference,
+    },
     "purity_fmi": {"cuda": purity_fmi, "cpu": purity_fmi, "reference": reference},
     "purity_fmi_means": {"cuda": purity_fmi_means, "cpu": purity_fmi_means, "reference": reference},
 }

@@ -65,3 +65,14 @@ def gather_block_attention(
     rows = neighbors.clamp(min=0)
     q, k, v = (table[rows].transpose(1, 2) for table in (q_table, k_table, v_table))
     return block_attention(q, k, v, num_blocks, valid=valid, scale=scale)
+
+
+def gather_correlation_attention(
+    query_table: Tensor, context_table: Tensor, weight: Tensor, query_neighbors: Tensor, context_neighbors: Tensor
+) -> Tensor:
+    """C-ATT over rows of tables; see `intraformer_fast.functional.gather_correlation_attention`."""
+    padding = (query_neighbors < 0)[..., None]
+    x_query = query_table[query_neighbors.clamp(min=0)].masked_fill(padding, 0.0)
+    x_context = context_table[context_neighbors.clamp(min=0)]
+    output = correlation_attention(x_query, x_context, weight, valid_context=context_neighbors >= 0)
+    return output.masked_fill(padding, 0.0)

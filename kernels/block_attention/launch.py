@@ -7,16 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from intraformer_fast.kernels.common import scatter
 from intraformer_fast.kernels.common.launches import Launch
 
 from . import backward as backward_kernels
-from . import configs, scatter, tuning
+from . import configs, tuning
 from . import forward as forward_kernels
 
 TINY = 1e-30
-
-# Gradients of one place of one sample, read at once by a program of `scatter.sum_places`.
-PLACES = 8
 
 
 def forward(
@@ -69,14 +67,8 @@ def gather_backward(
     _, heads, width = q_table.shape
     places = [q_table.new_empty((batch, n, heads, width)).transpose(1, 2) for _ in range(3)]
     _run(backward_launches(tuple(places), grad, *tables, num_blocks, scale, neighbors=neighbors))
-    results = tuple(
-        torch.zeros_like(table, memory_format=torch.contiguous_format) for table in (q_table, k_table, v_table)
-    )
-    # Stable, so that the places of a sample are summed in their order, the same every time.
-    ids, order = neighbors.reshape(-1).to(torch.int64).sort(stable=True)
-    ends = torch.searchsorted(ids, ids, right=True)
-    _run(scatter_launch(table, place, ids, order, ends) for table, place in zip(results, places, strict=True))
-    return results  # type: ignore[return-value]
+    grad_q, grad_k, grad_v = scatter.sums(places, neighbors, len(q_table))
+    return grad_q, grad_k, grad_v
 
 
 def forward_launches(
@@ -197,26 +189,6 @@ class Call:
         whole = size is not None and size % tile.rows == 0 and (not tile.keys or size % tile.keys == 0)
         constexprs = {**self.constexprs, "WHOLE": whole, "ROWS": tile.rows, **constexprs}
         return Launch(kernel, (programs,), arguments, constexprs, tile.num_warps, tile.num_stages)
-
-
-def scatter_launch(table: Tensor, place: Tensor, ids: Tensor, order: Tensor, ends: Tensor) -> Launch:
-    """Sum `place` [B, H, n, D] into the rows of `table` [N, H, D]; see `scatter.sum_places` for the others, all [B * n]."""
-    strides = dict(zip(("stride_table_n", "stride_table_h", "stride_table_d"), table.stride(), strict=True))
-    arguments = {
-        "p_table": table,
-        **strides,
-        **_matrix("grad", place),
-        **{
-            "p_sorted": ids,
-            "p_order": order,
-            "p_end": ends,
-            "num_samples": table.shape[0],
-            "num_neighbors": place.shape[2],
-        },
-    }
-    width = table.shape[-1]
-    constexprs = {"D": width, "BLOCK_D": configs.block_width(width), "PLACES": PLACES}
-    return Launch(scatter.sum_places, (max(1, ids.numel()), table.shape[1]), arguments, constexprs, 4, 1)
 
 
 def mode(dtype: torch.dtype) -> str:

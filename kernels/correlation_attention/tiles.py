@@ -1,10 +1,13 @@
-"""What the kernels of this room share: runs of tokens, which context is there, softmax of a tile of scores."""
+"""What the kernels of this room share: runs of tokens, softmax of a tile of scores."""
 
 import triton
 import triton.language as tl
 
 # Sizes that differ from call to call: not worth a compilation each.
-SIZES = ["num_queries", "num_context", "num_runs", "num_parts", "stride_valid_b", "stride_valid_n"]
+SIZES = [
+    *("num_queries", "num_context", "num_runs", "num_parts", "num_z", "num_c"),
+    *("stride_valid_b", "stride_valid_n", "stride_z_ids_b", "stride_z_ids_q", "stride_c_ids_b", "stride_c_ids_n"),
+]
 
 
 @triton.jit
@@ -16,17 +19,8 @@ def run_of(i_run, length, num_runs):
 
 
 @triton.jit
-def context_mask(p_valid, stride_vb, stride_vn, i_b, o_c, m_run):
-    """Which of the tokens `o_c` of a run are there; without `p_valid` all that `m_run` says are of the run."""
-    if p_valid is not None:
-        m_run = tl.load(p_valid + i_b * stride_vb + o_c.to(tl.int64) * stride_vn, mask=m_run, other=0) != 0
-    return m_run
-
-
-@triton.jit
-def softmax_columns(b_s, m_c):
-    """Over the first axis of transposed scores [BN, BM], in float32, over the context that `m_c` keeps; zeros where it keeps none."""
-    b_s = tl.where(m_c[:, None], b_s, -float("inf"))
+def softmax_columns(b_s):
+    """Over the first axis of transposed scores [BN, BM], in float32; -inf is no context, and a query without any gets zeros."""
     b_max = tl.max(b_s, 0)
     # Without any context the largest score is -inf, and -inf - -inf is NaN.
     b_p = tl.exp(b_s - tl.where(b_max == -float("inf"), 0.0, b_max)[None, :])

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from intraformer_fast.bench import parity
-from intraformer_fast.ops import correlation_attention as op
+from intraformer_fast.kernels.correlation_attention.call import Call
+from intraformer_fast.ops import gather_correlation_attention as gather_op
+from intraformer_fast.ops.correlation_attention import streams
 
 NAMES = ("output", "grad_member", "grad_anchor", "grad_weight")
 
@@ -34,6 +36,8 @@ class Case:
     valid_anchor: Tensor | None
     num_streams: int
     anchor_asks: bool
+    member_ids: Tensor | None = None
+    anchor_ids: Tensor | None = None
 
     @classmethod
     def draw(
@@ -63,6 +67,38 @@ class Case:
                 v[0] = False  # type: ignore[index]
         return cls(member, anchor, weight.to(dtype), grad, *valid, num_streams, anchor_asks)
 
+    @classmethod
+    def gather(
+        cls,
+        members: tuple[int, int],
+        anchors: tuple[int, int],
+        samples: tuple[int | None, int],
+        width: int,
+        num_streams: int,
+        dtype: torch.dtype,
+        *,
+        anchor_asks: bool = False,
+        ids: torch.dtype = torch.int64,
+    ) -> "Case":
+        """`members`, `anchors`: clusters and tokens. `samples`: rows of the table of each; None gives members of their own, masked. A
+        quarter of the ids are padding, and all of the first cluster's; the last row of a table stands in the last place."""
+        drawn: list[Tensor | None] = []
+        for (batch, n), rows in ((members, samples[0]), (anchors, samples[1])):
+            if rows is None:
+                drawn += [torch.randn(batch, n, width).to(dtype), None]
+                continue
+            chosen = torch.randint(rows, (batch, n), dtype=ids).masked_fill(torch.rand(batch, n) < 0.25, -1)
+            chosen[0] = -1
+            chosen[-1, -1] = rows - 1
+            drawn += [torch.randn(rows, width).to(dtype), chosen]
+        member, member_ids, anchor, anchor_ids = drawn
+        valid = torch.rand(members) < 0.7 if member_ids is None else None
+        weight = (torch.randn(num_streams, width, width) / width).to(dtype)
+        grad = torch.randn(*members, width).to(dtype)
+        return cls(  # type: ignore[arg-type]
+            member, anchor, weight, grad, valid, None, num_streams, anchor_asks, member_ids, anchor_ids
+        )
+
     def poisoned(self) -> "Case":
         """NaN where the context is padding. Padding that asks is answered, so that it is left as it is."""
         context = self.member if self.anchor_asks else self.anchor
@@ -72,17 +108,19 @@ class Case:
 
     def run(self, launch: ModuleType, device: torch.device) -> dict[str, Tensor]:
         """Output and gradients by the kernels."""
-        tensors = (self.grad, self.member, self.anchor, self.weight, self.valid_member, self.valid_anchor)
-        grad, *inputs = (t if t is None else t.to(device) for t in tensors)
-        output = launch.forward(*inputs, self.num_streams, self.anchor_asks)
-        gradients = launch.backward(grad, *inputs, self.num_streams, self.anchor_asks)
+        call = self.call(device)
+        output, gradients = launch.forward(call), launch.backward(self.grad.to(device), call)
         return dict(zip(NAMES, (t.cpu() for t in (output, *gradients)), strict=True))
+
+    def call(self, device: torch.device | str) -> Call:
+        values = (getattr(self, name) for name in Call._fields)
+        return Call(*(value.to(device) if isinstance(value, Tensor) else value for value in values))
 
     def expected(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The same by the reference, stream by stream."""
-        leaves = [t.to(device, dtype).detach().requires_grad_() for t in (self.member, self.anchor, self.weight)]
-        masks = [t if t is None else t.to(device) for t in (self.valid_member, self.valid_anchor)]
-        output = op.streams(*leaves, *masks, self.num_streams, self.anchor_asks)
+        call = self.call(device)
+        leaves = [t.to(dtype).detach().requires_grad_() for t in call[:3]]
+        output = gather_op.gathered(streams, *leaves, *call[3:])
         gradients = torch.autograd.grad(output, leaves, self.grad.to(device, dtype), materialize_grads=True)
         return dict(zip(NAMES, (t.cpu() for t in (output.detach(), *gradients)), strict=True))
 

@@ -5,6 +5,7 @@ import torch
 
 from intraformer_fast.bench.facts.traffic import Traffic, count
 from intraformer_fast.kernels.correlation_attention import launch
+from intraformer_fast.kernels.correlation_attention.call import Call
 from intraformer_fast.ops import correlation_attention
 
 
@@ -34,8 +35,9 @@ def test_the_c_att_layer_fused_against_eager(anchor_asks, most_launches):
             torch.autograd.grad(correlation_attention.streams(*leaves, *arguments), leaves, member)
 
     def fused():
-        launch.forward(member, anchor, weight, *arguments)
-        launch.backward(member, member, anchor, weight, *arguments)
+        call = Call(member, anchor, weight, *arguments)
+        launch.forward(call)
+        launch.backward(member, call)
 
     plain, ours = count(eager), count(fused)
     print(f"anchor_asks={anchor_asks}: eager {plain}, fused {ours}")

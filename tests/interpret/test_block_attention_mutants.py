@@ -10,7 +10,7 @@ from cases.block_attention import Case, GatherCase, assert_parity
 from intraformer_fast.kernels.block_attention import launch
 
 ROOM = Path(launch.__file__).parent
-ROWS = ROOM.parent / "common" / "rows.py"
+COMMON = ROOM.parent / "common"
 HALF = torch.bfloat16
 
 
@@ -84,13 +84,14 @@ def mutated(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
     def replace(file, old, new):
-        texts = {name: (ROOM / f"{name}.py").read_text() for name in ("forward", "backward", "scatter")}
-        texts["rows"] = ROWS.read_text()
+        texts = {name: (ROOM / f"{name}.py").read_text() for name in ("forward", "backward")}
+        texts |= {name: (COMMON / f"{name}.py").read_text() for name in ("rows", "scatter")}
         assert old in texts[file], f"{file}.py does not say {old!r} any more: change the mutant with it"
         texts[file] = texts[file].replace(old, new)
         prefix = f"mutant_{tmp_path.name.replace('-', '_')}"
         for name, text in texts.items():
             text = text.replace("intraformer_fast.kernels.common.rows", f"{prefix}_rows")
+            text = text.replace("from .launches", "from intraformer_fast.kernels.common.launches")
             (tmp_path / f"{prefix}_{name}.py").write_text(text)
         for attribute in ("forward_kernels", "backward_kernels", "scatter"):
             name = attribute.removesuffix("_kernels")

@@ -1,5 +1,7 @@
 """The C-ATT kernels against the reference in float64, as near to it as the reference in the same dtype is, or twice."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cases.correlation_attention import LAYOUTS, Case, assert_parity
@@ -154,9 +156,8 @@ def test_every_stream_in_one_launch(device):
     counts = []
     for streams in (2, 4):
         case = Case.draw(1, 16, 8, 16, streams, HALF)
-        tensors = case.member, case.anchor, case.weight, None, None
-        counts.append(count_launches(launch.forward, *tensors, streams, False))
-        counts.append(count_launches(launch.backward, case.grad, *tensors, streams, False))
+        counts.append(count_launches(launch.forward, case.call("cpu")))
+        counts.append(count_launches(launch.backward, case.grad, case.call("cpu")))
     assert counts == [2, 4, 2, 4]
 
 
@@ -171,3 +172,97 @@ def count_launches(function, *arguments):
         patch.setattr(launch.Launch, "run", record)
         function(*arguments)
     return count
+
+
+# Clusters and tokens of the members and of the anchor, samples in the tables of each (None: members of their own), width, streams.
+TABLES = {
+    "members ask of a table": ((3, 26), (3, 9), (None, 20), 32, 3, False),
+    "a table asks": ((3, 26), (3, 9), (None, 20), 32, 3, True),
+    "one stream of two tables": ((3, 20), (3, 9), (30, 20), 32, 1, False),
+    "one stream of fewer places than samples": ((3, 7), (3, 9), (30, 20), 32, 1, False),
+    "streams of two tables": ((3, 11), (3, 5), (30, 20), 32, 3, False),
+    "fewer places ask than samples": ((3, 11), (3, 5), (30, 50), 32, 3, True),
+}
+
+
+def gather(name, dtype=HALF, **options):
+    *sizes, asks = TABLES[name]
+    return Case.gather(*sizes, dtype, anchor_asks=asks, **options)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(device, capability, name):
+    case = gather(name)
+    assert_parity(case, case.run(launch, device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, SINGLE])
+@pytest.mark.parametrize("name", ["a table asks", "one stream of two tables"])
+def test_tables_of_other_dtypes_and_ids_of_32_bits(device, name, dtype):
+    case = gather(name, dtype, ids=torch.int32)
+    assert_parity(case, case.run(launch, device))
+
+
+def test_tables_of_odd_widths_and_long_contexts(device, capability):
+    case = Case.gather((2, 9), (2, 100), (30, 50), 24, 1, HALF)
+    assert_parity(case, case.run(launch, device))
+
+
+@pytest.mark.parametrize("name", ["members ask of a table", "a table asks", "one stream of fewer places than samples"])
+def test_rows_that_nobody_names_are_not_read(device, capability, name):
+    """Of a column-sliced int64 table of ids: their strides count."""
+    case = gather(name)
+    changes, unnamed = {}, {}
+    for part in ("member", "anchor"):
+        ids = getattr(case, f"{part}_ids")
+        if ids is None:
+            continue
+        wide = torch.full((ids.shape[0], 2 * ids.shape[1]), -1)
+        wide[:, ::2] = ids.masked_fill(ids == 0, 1).masked_fill(ids == 5, 6)
+        changes[f"{part}_ids"] = wide[:, ::2]
+        unnamed[part] = torch.tensor([0, 5])
+    case = replace(case, **changes)
+    poisoned = {part: getattr(case, part).index_fill(0, rows, torch.nan) for part, rows in unnamed.items()}
+    clean, found = case.run(launch, device), replace(case, **poisoned).run(launch, device)
+    for part, rows in unnamed.items():
+        assert (found[f"grad_{part}"][rows] == 0).all()
+    # Projected once a sample, the product with NaN is NaN in dW; where it is once a place nobody touches it.
+    names = [n for n in found if n != "grad_weight" or not launch.asking(case.call("cpu")).once_a_sample]
+    assert all(torch.equal(clean[name], found[name]) for name in names)
+
+
+def test_padding_is_answered_by_zeros_and_gets_no_gradient(device, capability):
+    case = gather("one stream of two tables")
+    padding = (case.member_ids < 0)[..., None]
+    found = case.run(launch, device)
+    spoiled = replace(case, grad=case.grad.masked_fill(padding, torch.nan)).run(launch, device)
+    assert (found["output"].masked_select(padding) == 0).all()
+    assert all(torch.equal(found[name], spoiled[name]) for name in found)
+    assert all(tensor.isfinite().all() for tensor in found.values())
+
+
+@pytest.mark.parametrize("wrong", [20, 2**40, torch.iinfo(torch.int64).max])
+def test_an_id_that_is_no_sample_is_never_read_and_makes_nan(device, capability, wrong):
+    case = Case.gather((3, 4), (3, 5), (20, 20), 32, 1, SINGLE)
+    expected = case.expected(SINGLE)["output"]
+    case.member_ids[1, 2] = wrong
+    case.anchor_ids[2, 1] = wrong
+    output = case.run(launch, device)["output"]
+    assert output[1, 2].isnan().all()
+    assert output[2][case.member_ids[2] >= 0].isnan().all()
+    output[1, 2], output[2] = expected[1, 2], expected[2]
+    torch.testing.assert_close(output, expected)
+
+
+def test_the_same_bits_of_tables_every_time(device, capability):
+    case = gather("a table asks")
+    first, second = (case.run(launch, device) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_offsets_into_tables_are_of_64_bits(device):
+    """A row beyond 2^31 elements, of a table whose rows stand far apart."""
+    for options in ({"anchor_asks": False}, {"anchor_asks": True}):
+        case = Case.gather((1, 4), (1, 4), (None, 3), 32, 1, HALF, **options)
+        case.anchor_ids[0] = torch.tensor([2, 1, 0, 2])
+        assert_parity(case, case.run(launch, device))

@@ -1,6 +1,7 @@
 """C-ATT kernels with one thing broken: the tests of the right ones have to tell."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,22 +40,34 @@ def wide():
     return Case.draw(1, 20, 9, 144, 1, torch.float32)
 
 
+def table_asks():
+    return Case.gather((3, 26), (3, 9), (None, 20), 32, 3, HALF, anchor_asks=True)
+
+
+def two_tables():
+    """Ids of which a slice of the columns is taken: both their strides count."""
+    case = Case.gather((3, 20), (3, 9), (30, 20), 32, 1, HALF)
+    wide = torch.full((3, 40), 31)
+    wide[:, ::2] = case.member_ids
+    return replace(case, member_ids=wide[:, ::2])
+
+
 # File, what it says, what the mutant says instead, a case that shows it, and the GPU whose kernels are launched.
 MUTANTS = {
-    "the context is not masked": ("tiles", 'tl.where(m_c[:, None], b_s, -float("inf"))', "b_s", members_ask, WHOLE),
+    "the context is not masked": ("forward", 'tl.where(m_s, b_s, -float("inf"))', "b_s", members_ask, WHOLE),
     "an empty context is not looked at": ("tiles", "tl.where(b_sum == 0.0, 1.0, b_sum)", "b_sum", members_ask, WHOLE),
-    "padding is context": ("tiles", "if p_valid is not None", "if p_valid is None", members_ask, PARTS),
+    "padding is context": ("forward", "GATHER_C, p_valid is not None", "GATHER_C, False", members_ask, PARTS),
     "the longer runs are not": ("tiles", "+ tl.minimum(i_run, longer)", "", anchor_asks, WHOLE),
     "runs are all alike": ("tiles", "size + (i_run < longer).to(tl.int32)", "size", anchor_asks, PARTS),
     "not normalised": ("tiles", "b_p / tl.where(b_sum == 0.0, 1.0, b_sum)[None, :]", "b_p", members_ask, PARTS),
     "every run asks the first": ("forward", "i_run.to(tl.int64) * stride_z_r", "0", anchor_asks, WHOLE),
     "every run looks at the first": ("forward", "o_c = c_start + tl", "o_c = tl", anchor_asks, WHOLE),
     "runs are answered in the first": ("forward", "q_start.to(tl.int64) * stride_out_q", "0", anchor_asks, WHOLE),
-    "the wrong stride": ("forward", "* stride_c_n + o_d", "* stride_z_q + o_d", wider_rows, WHOLE),
-    "unguarded queries": ("forward", "(o_q < q_size) & m_d", "m_d", members_ask, WHOLE),
+    "the wrong stride": ("forward", "i_c[:, None] * stride_c_n", "i_c[:, None] * stride_z_q", wider_rows, WHOLE),
+    "unguarded queries": ("forward", "m_run = o_q < q_size", "m_run = o_q < q_size + BM", members_ask, WHOLE),
     "an unguarded width": ("forward", "m_d = (o_d < D)[None, :]", "m_d = (o_d < BD)[None, :]", wider_rows, WHOLE),
     "every part of a run is the first": ("forward", "range(i_part * BM", "range(0 * BM", many_queries, WHOLE),
-    "unguarded queries of chunks": ("forward", "m_q = o_q < q_size", "m_q = o_q < BM", members_ask, PARTS),
+    "unguarded queries of chunks": ("forward", "m_run = o_q < q_size", "m_run = o_q < BM", members_ask, PARTS),
     "an unguarded chunk": ("forward", "m_v = (v + o_v < D)", "m_v = (v + o_v < D + BV)", wider_rows, PARTS),
     "one chunk of the scores": ("forward", "tl.dot(b_c, tl.trans(b_z), b_s,", "tl.dot(b_c, tl.trans(b_z),", wide, PARTS),
     "no delta": ("backward", "b_dp - tl.sum(b_p * b_dp, 0)[None, :]", "b_dp", members_ask, WHOLE),
@@ -63,7 +76,7 @@ MUTANTS = {
     "dX_c with its terms exchanged": ("backward", "tl.join(b_ds, b_p)", "tl.join(b_p, b_ds)", members_ask, WHOLE),
     "the turns are exchanged": ("backward", "o_y % 2 == 0", "o_y % 2 == 1", members_ask, PARTS),
     "dX_c of the last queries alone": ("backward", "tl.dot(b_x, b_y, b_grad_c)", "tl.dot(b_x, b_y)", members_ask, WHOLE),
-    "unguarded gradients": ("backward", "mask=(o_y < q_size) & m_d", "mask=m_d", members_ask, WHOLE),
+    "unguarded gradients": ("backward", "o_q, o_q < q_size, num_z", "o_q, o_q < q_size + BM, num_z", members_ask, WHOLE),
     "G of every run in the first": ("backward", "i_run.to(tl.int64) * stride_g_r", "0", anchor_asks, WHOLE),
     "masked tokens get no gradient": ("backward", "mask=m_run[:, None] & m_w", "mask=m_c[:, None] & m_w", members_ask, PARTS),
     "every slice is the first": ("backward", "o_w = i_slice * BW + tl", "o_w = tl", wide, PARTS),
@@ -72,6 +85,16 @@ MUTANTS = {
     "rows of one cluster": ("projection", "o_b * stride_b + ", "", three_streams, WHOLE),
     "every stream has the first rows": ("projection", "(start + o_row % size)", "(o_row % size)", three_streams, WHOLE),
     "unguarded rows": ("projection", "m_row = (o_row < last)", "m_row = (o_row < last + BK)", three_streams, WHOLE),
+    "context ids are not looked at": ("forward", "GATHER_C: tl.constexpr = p_c_ids is not None", "GATHER_C: tl.constexpr = False", two_tables, WHOLE),
+    "query ids are not looked at": ("backward", "GATHER_Q: tl.constexpr = p_z_ids is not None", "GATHER_Q: tl.constexpr = False", two_tables, PARTS),
+    "ids of the first cluster": ("rows", "p_ids + i_cluster * stride_ids_b", "p_ids", two_tables, WHOLE),
+    "ids a column apart": ("rows", "+ i_row * stride_ids_t, mask", "+ i_row, mask", two_tables, PARTS),
+    "an unguarded id": ("rows", "m_row = (i_row >= 0) & (i_row < num_samples)", "m_row = i_row < num_samples", two_tables, WHOLE),
+    "padding asks": ("forward", "m_s = m_s & m_q[None, :]", "m_s = m_s", two_tables, PARTS),
+    "gradients of padding count": ("backward", "return p_y[:, None], m_q[:, None]", "return p_y[:, None], (m_q | (o_q < q_size) & (o_y % 2 == 1))[:, None]", two_tables, WHOLE),
+    "every run asks the first of a table": ("backward", "i_run.to(tl.int64) * stride_z_r", "0", table_asks, PARTS),
+    "gradients are taken by id": ("backward", "p_grad + o_q.to(tl.int64) * stride_grad_q", "p_grad + i_q * stride_grad_q", table_asks, WHOLE),
+    "context of a table by place": ("backward", "i_c[:, None] * stride_c_n", "o_c.to(tl.int64)[:, None] * stride_c_n", two_tables, PARTS),
     "dW transposed": ("projection", "tl.dot(tl.trans(b_x), b_g, b_out)", "tl.dot(tl.trans(b_g), b_x, b_out)", three_streams, WHOLE),
 }  # fmt: skip
 
@@ -83,11 +106,14 @@ def mutated(tmp_path, monkeypatch):
 
     def replace(file, old, new):
         texts = {name: (ROOM / f"{name}.py").read_text() for name in FILES}
+        texts["rows"] = (ROOM.parent / "common" / "rows.py").read_text()
         assert old in texts[file], f"{file}.py does not say {old!r} any more: change the mutant with it"
         texts[file] = texts[file].replace(old, new)
         prefix = f"mutant_{tmp_path.name.replace('-', '_')}"
         for name, text in texts.items():
-            (tmp_path / f"{prefix}_{name}.py").write_text(text.replace("from .tiles", f"from {prefix}_tiles"))
+            text = text.replace("from .tiles", f"from {prefix}_tiles")
+            text = text.replace("intraformer_fast.kernels.common.rows", f"{prefix}_rows")
+            (tmp_path / f"{prefix}_{name}.py").write_text(text)
         for module, attribute in ((launch, "forward_kernels"), (launch, "backward_kernels"), (products, "projection")):
             name = attribute.removesuffix("_kernels")
             monkeypatch.setattr(module, attribute, importlib.import_module(f"{prefix}_{name}"))

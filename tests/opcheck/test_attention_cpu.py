@@ -37,10 +37,18 @@ def stream_arguments(layout, masked=True):
     return member, anchor, torch.randn(2, 8, 8) / 8, *masks, 2, False
 
 
+def gather_stream_arguments(layout, masked=True):
+    """Members of their own, the anchor from a table."""
+    member, _, weight, valid, *_ = stream_arguments(layout, masked)
+    ids = torch.randint(-1 if masked else 0, 11, (len(member), 4))
+    return member, LAYOUTS["contiguous"](11, 8), weight, valid, None, 2, False, None, ids
+
+
 ARGUMENTS = {
     "block_attention": block_arguments,
     "gather_block_attention": gather_arguments,
     "correlation_attention": stream_arguments,
+    "gather_correlation_attention": gather_stream_arguments,
 }
 
 
@@ -58,6 +66,8 @@ def test_opcheck(op, layout, masked, dtype):
         a.detach().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments
     ]
     torch.library.opcheck(forward, leaves)
+    if op == "gather_correlation_attention":
+        return  # a composition on the CPU, whose gradients are torch's
     output = forward(*arguments)
     torch.library.opcheck(backward, (torch.ones(()).to(output).expand_as(output), *arguments))
 
@@ -75,6 +85,12 @@ FUNCTIONS = {
     "correlation_attention": (
         lambda x, c, w: F.correlation_attention(x, c, w, valid_context=torch.arange(4) < torch.tensor([[4], [2], [0]])),
         [(3, 5, 4), (3, 4, 4), (4, 4)],
+    ),
+    "gather_correlation_attention": (
+        lambda x, c, w: F.gather_correlation_attention(
+            x, c, w, torch.tensor([[0, 3, -1], [2, 2, 1], [0, 1, 2]]), torch.tensor([[4, -1], [0, 0], [-1, -1]])
+        ),
+        [(4, 4), (5, 4), (4, 4)],
     ),
 }
 

@@ -44,6 +44,37 @@ def test_gather_equals_gathering_first():
     assert torch.equal(F.gather_block_attention(*tables, neighbors, 3), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("ids", [torch.int64, torch.int32])
+def test_c_att_of_tables_equals_gathering_first(dtype, ids):
+    tables = randn(9, 8, dtype=dtype), randn(11, 8, dtype=dtype)
+    asks, seen = torch.randint(-1, 9, (5, 7), dtype=ids), torch.randint(-1, 11, (5, 4), dtype=ids)
+    seen[0], asks[1] = -1, -1
+    weight = randn(8, 8, dtype=dtype)
+    x, c = (table[i.clamp(min=0)] for table, i in zip(tables, (asks, seen), strict=True))
+    expected = F.correlation_attention(x, c, weight, valid_context=seen >= 0)
+    expected = expected.masked_fill((asks < 0)[..., None], 0.0)
+    assert torch.equal(F.gather_correlation_attention(*tables, weight, asks, seen), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_c_att_of_tables_leaves_padding_and_rows_that_nobody_names(dtype):
+    tables = [randn(6, 8, dtype=dtype) for _ in range(2)]
+    for table in tables:
+        table[:2] = torch.nan
+        table.requires_grad_()
+    asks, seen = torch.tensor([[2, -1, 5], [-1, 4, 4]]), torch.tensor([[3, -1, 3, 2], [-1, -1, -1, -1]])
+    weight = randn(8, 8, dtype=dtype).requires_grad_()
+    output = F.gather_correlation_attention(*tables, weight, asks, seen)
+    gradients = torch.autograd.grad(output.square().sum(), [*tables, weight])
+    assert all(t.isfinite().all() for t in (output, *gradients))
+    assert (output[asks < 0] == 0).all()
+    assert (output[1] == 0).all()
+    assert (gradients[0][:2] == 0).all()
+    assert (gradients[0][4] == 0).all(), "it asked where nothing is to be looked at"
+    assert (gradients[1][:2] == 0).all()
+
+
 @pytest.mark.parametrize(
     "layout",
     [lambda t: t.transpose(1, 2).contiguous().transpose(1, 2), lambda t: t[:1].expand_as(t), lambda t: t[..., ::2]],
@@ -87,6 +118,28 @@ BAD_CALLS = [
         r"expected \[B, n\]",
     ),
     (lambda: F.gather_block_attention(*[randn(5, 1, 2)] * 3, torch.full((1, 3), 5), 1), IndexError, "out of"),
+    (
+        lambda: F.gather_correlation_attention(randn(5, 4), randn(5, 3), randn(4, 4), *[torch.zeros(2, 3).long()] * 2),
+        ValueError,
+        r"expected \[N, d\], \[M, d\] and \[d, d\]",
+    ),
+    (
+        lambda: F.gather_correlation_attention(
+            randn(5, 4), randn(5, 4), randn(4, 4), torch.zeros(2, 3).long(), torch.zeros(3, 3).long()
+        ),
+        ValueError,
+        "have 2 and 3 clusters",
+    ),
+    (
+        lambda: F.gather_correlation_attention(*[randn(5, 4)] * 2, randn(4, 4), *[torch.zeros(2, 3)] * 2),
+        TypeError,
+        "query_neighbors is torch.float32: expected torch.int64",
+    ),
+    (
+        lambda: F.gather_correlation_attention(*[randn(5, 4)] * 2, randn(4, 4), *[torch.full((1, 3), 5)] * 2),
+        IndexError,
+        "out of",
+    ),
     (lambda: F.purity_fmi(randn(2, 3), torch.ones(3)), ValueError, r"expected the same \[B, n\]"),
     (lambda: F.purity_fmi(torch.ones(2, 3).long(), torch.ones(2, 3)), TypeError, "expected one floating-point dtype"),
     (lambda: F.purity_fmi(randn(2, 3), torch.ones(2, 3), bound="upper"), ValueError, "bound = 'upper'"),

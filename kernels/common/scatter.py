@@ -1,7 +1,45 @@
 """The gather's own backward: the gradients of all places where a sample stands, summed in the order of the places."""
 
+from collections.abc import Sequence
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from .launches import Launch
+
+# Gradients of one place of one sample, read at once by a program.
+PLACES = 8
+
+
+def sums(places: Sequence[Tensor], neighbors: Tensor, num_samples: int) -> list[Tensor]:
+    """Of gradients [B, H, n, D] of the places, each: their sums [num_samples, H, D] over the places of each sample, int[B, n]. Sums are
+    in float32."""
+    # Stable, so that the places of a sample are summed in their order, the same every time.
+    ids, order = neighbors.reshape(-1).to(torch.int64).sort(stable=True)
+    ends = torch.searchsorted(ids, ids, right=True)
+    tables = []
+    for place in places:
+        table = place.new_zeros((num_samples, place.shape[1], place.shape[3]))
+        sum_launch(table, place, ids, order, ends).run()
+        tables.append(table)
+    return tables
+
+
+def sum_launch(table: Tensor, place: Tensor, ids: Tensor, order: Tensor, ends: Tensor) -> Launch:
+    """Sum `place` [B, H, n, D] into the rows of `table` [N, H, D]; see `sum_places` for the others, all [B * n]."""
+    arguments = {
+        "p_table": table,
+        **{f"stride_table_{axis}": stride for axis, stride in zip("nhd", table.stride(), strict=True)},
+        "p_grad": place,
+        **{f"stride_grad_{axis}": stride for axis, stride in zip("bhtd", place.stride(), strict=True)},
+        **{"p_sorted": ids, "p_order": order, "p_end": ends},
+        **{"num_samples": table.shape[0], "num_neighbors": place.shape[2]},
+    }
+    width = table.shape[-1]
+    constexprs = {"D": width, "BLOCK_D": triton.next_power_of_2(width), "PLACES": PLACES}
+    return Launch(sum_places, (max(1, ids.numel()), table.shape[1]), arguments, constexprs, 4, 1)
 
 
 @triton.jit
