@@ -122,7 +122,8 @@ def gather_correlation_attention(
         O = softmax((X_q W) X_c^T) X_c    with X_q = query_table[query_neighbors], X_c = context_table[context_neighbors]
 
     Args:
-        query_table: [N, d], floating point.
+        query_table: [N, d], floating point. Rows that no id names have to be finite too: where there are fewer of them than places,
+            all are multiplied by W once, and the gradient of W is a product with all.
         context_table: [M, d], the same dtype; the two may be one table.
         weight: [d, d], the correlation matrix W. No scale is applied.
         query_neighbors: int[B, s_q] rows of `query_table`; -1 is padding.

@@ -70,7 +70,7 @@ BACKWARD: dict[str, dict[int, Backward]] = {
         256: Backward(8, 32, 64, 32, 8, 2),
     },
     TF32: {64: Backward(16, 32, 64, 32, 8, 2), 128: Backward(16, 32, 64, 32, 8, 2), 256: Backward(8, 16, 32, 32, 8, 2)},
-    IEEE: {64: Backward(8, 16, 64, 16, 8, 1), 128: Backward(8, 16, 32, 16, 8, 1), 256: Backward(8, 16, 16, 16, 16, 1)},
+    IEEE: {64: Backward(8, 16, 64, 16, 8, 1), 128: Backward(8, 16, 32, 16, 8, 1), 256: Backward(8, 32, 16, 16, 16, 1)},
 }
 
 PROJECT = Projection(128, 128, 64, 8, 3)

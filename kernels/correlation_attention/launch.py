@@ -89,7 +89,9 @@ def asking(call: Call) -> Asking:
     # Still by ids: -1 stays padding, and what is no sample is past the end.
     at = torch.arange(ids.shape[1], dtype=ids.dtype, device=ids.device).expand_as(ids)
     at = at.masked_fill(ids < 0, -1).masked_fill(ids >= num_samples, ids.shape[1])
-    return Asking(tokens[ids.clamp(0, num_samples - 1)], at, False)
+    # Zeros where nobody asks: the gradient of W is a product with all rows.
+    nobody = ((ids < 0) | (ids >= num_samples))[..., None]
+    return Asking(tokens[ids.clamp(0, num_samples - 1)].masked_fill_(nobody, 0.0), at, False)
 
 
 def projected(rows: Tensor, call: Call) -> Tensor:

@@ -44,6 +44,13 @@ def test_gather_block_attention():
     assert gradcheck(lambda *a: F.gather_block_attention(*a, neighbors, 2), (q, k, v))
 
 
+def test_gather_correlation_attention():
+    x, c, w = randn(6, 3, seed=0), randn(5, 3, seed=1), randn(3, 3, seed=2)
+    asks = torch.tensor([[0, 5, -1], [1, 1, 4], [2, 3, 0]])
+    seen = torch.tensor([[4, 0], [-1, 4], [-1, -1]])
+    assert gradcheck(lambda *a: F.gather_correlation_attention(*a, asks, seen), (x, c, w))
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("from_logits", [False, True])
 @pytest.mark.parametrize("bound", ["dice", "exact"])

@@ -176,12 +176,12 @@ def count_launches(function, *arguments):
 
 # Clusters and tokens of the members and of the anchor, samples in the tables of each (None: members of their own), width, streams.
 TABLES = {
-    "members ask of a table": ((3, 26), (3, 9), (None, 20), 32, 3, False),
-    "a table asks": ((3, 26), (3, 9), (None, 20), 32, 3, True),
-    "one stream of two tables": ((3, 20), (3, 9), (30, 20), 32, 1, False),
-    "one stream of fewer places than samples": ((3, 7), (3, 9), (30, 20), 32, 1, False),
-    "streams of two tables": ((3, 11), (3, 5), (30, 20), 32, 3, False),
-    "fewer places ask than samples": ((3, 11), (3, 5), (30, 50), 32, 3, True),
+    "members ask of a table": ((2, 26), (2, 9), (None, 10), 32, 3, False),
+    "a table asks": ((2, 26), (2, 9), (None, 10), 32, 3, True),
+    "one stream of two tables": ((2, 20), (2, 9), (15, 10), 32, 1, False),
+    "one stream of fewer places than samples": ((2, 7), (2, 9), (30, 10), 32, 1, False),
+    "streams of two tables": ((2, 11), (2, 5), (15, 10), 32, 3, False),
+    "fewer places ask than samples": ((2, 11), (2, 5), (15, 50), 32, 3, True),
 }
 
 
@@ -196,21 +196,22 @@ def test_tables(device, capability, name):
     assert_parity(case, case.run(launch, device))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, SINGLE])
-@pytest.mark.parametrize("name", ["a table asks", "one stream of two tables"])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("a table asks", torch.float16), ("one stream of two tables", SINGLE), ("a table asks", SINGLE)]
+)
 def test_tables_of_other_dtypes_and_ids_of_32_bits(device, name, dtype):
     case = gather(name, dtype, ids=torch.int32)
     assert_parity(case, case.run(launch, device))
 
 
-def test_tables_of_odd_widths_and_long_contexts(device, capability):
-    case = Case.gather((2, 9), (2, 100), (30, 50), 24, 1, HALF)
+def test_tables_of_odd_widths_and_long_contexts(device):
+    case = Case.gather((2, 9), (2, 100), (15, 50), 24, 1, HALF)
     assert_parity(case, case.run(launch, device))
 
 
-@pytest.mark.parametrize("name", ["members ask of a table", "a table asks", "one stream of fewer places than samples"])
+@pytest.mark.parametrize("name", ["a table asks", "one stream of fewer places than samples"])
 def test_rows_that_nobody_names_are_not_read(device, capability, name):
-    """Of a column-sliced int64 table of ids: their strides count."""
+    """By every second column of wider ids: both their strides count."""
     case = gather(name)
     changes, unnamed = {}, {}
     for part in ("member", "anchor"):
@@ -241,9 +242,9 @@ def test_padding_is_answered_by_zeros_and_gets_no_gradient(device, capability):
     assert all(tensor.isfinite().all() for tensor in found.values())
 
 
-@pytest.mark.parametrize("wrong", [20, 2**40, torch.iinfo(torch.int64).max])
-def test_an_id_that_is_no_sample_is_never_read_and_makes_nan(device, capability, wrong):
-    case = Case.gather((3, 4), (3, 5), (20, 20), 32, 1, SINGLE)
+@pytest.mark.parametrize("wrong", [12, 2**40, torch.iinfo(torch.int64).max])
+def test_an_id_that_is_no_sample_is_never_read_and_makes_nan(device, wrong):
+    case = Case.gather((3, 4), (3, 5), (12, 12), 32, 1, SINGLE)
     expected = case.expected(SINGLE)["output"]
     case.member_ids[1, 2] = wrong
     case.anchor_ids[2, 1] = wrong
@@ -258,11 +259,3 @@ def test_the_same_bits_of_tables_every_time(device, capability):
     case = gather("a table asks")
     first, second = (case.run(launch, device) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_offsets_into_tables_are_of_64_bits(device):
-    """A row beyond 2^31 elements, of a table whose rows stand far apart."""
-    for options in ({"anchor_asks": False}, {"anchor_asks": True}):
-        case = Case.gather((1, 4), (1, 4), (None, 3), 32, 1, HALF, **options)
-        case.anchor_ids[0] = torch.tensor([2, 1, 0, 2])
-        assert_parity(case, case.run(launch, device))

@@ -10,7 +10,9 @@ from intraformer_fast import functional as F
 from intraformer_fast import nn, reference
 from intraformer_fast.bench import parity
 from intraformer_fast.kernels.correlation_attention import launch
+from intraformer_fast.kernels.correlation_attention.call import Call
 from intraformer_fast.ops import correlation_attention as op
+from intraformer_fast.ops import gather_correlation_attention as gather_op
 from intraformer_fast.ops import routing
 
 pytestmark = pytest.mark.gpu
@@ -43,9 +45,13 @@ def seed():
 
 def by_op(case, device=DEVICE):
     """Output and gradients through the op, on the CPU."""
-    leaves = [t.to(device).detach().requires_grad_() for t in (case.member, case.anchor, case.weight)]
-    masks = [t if t is None else t.to(device) for t in (case.valid_member, case.valid_anchor)]
-    output = op.cross_attention(*leaves, *masks, num_streams=case.num_streams, anchor_asks=case.anchor_asks)
+    call = case.call(device)
+    leaves = [t.detach().requires_grad_() for t in call[:3]]
+    if case.member_ids is None and case.anchor_ids is None:
+        options = {"num_streams": case.num_streams, "anchor_asks": case.anchor_asks}
+        output = op.cross_attention(*leaves, *call[3:5], **options)
+    else:
+        output = gather_op.cross_attention(Call(*leaves, *call[3:]))
     gradients = torch.autograd.grad(output, leaves, case.grad.to(device))
     return dict(zip(NAMES, (t.detach().cpu() for t in (output, *gradients)), strict=True))
 
@@ -214,3 +220,123 @@ def test_the_model(name, asks, monkeypatch):
     for name_of, expected in run(copy.deepcopy(eager).double(), x.double()).items():
         error = (found[name_of].double() - expected).norm()
         assert error <= 1e-4 * expected.norm().clamp(min=1e-3), name_of
+
+
+# Clusters and tokens of the members and of the anchor, samples in the tables of each (None: members of their own), width, streams.
+TABLES = {
+    "paper": ((40, 192), (40, 64), (None, 900), 512, 3, False),
+    "paper, the anchor asks": ((40, 192), (40, 64), (None, 900), 512, 3, True),
+    "two tables": ((40, 64), (40, 64), (900, 900), 512, 1, False),
+    "fewer places than samples": ((10, 50), (10, 100), (3000, 3000), 320, 1, False),
+    "ragged, fewer places ask": ((20, 61), (20, 21), (300, 3000), 80, 3, True),
+    "streams of two tables": ((20, 37), (20, 13), (300, 200), 77, 3, False),
+    "full contexts": ((9, 200), (9, 256), (400, 500), 1024, 1, False),
+}
+
+
+def gather(name, dtype, **options):
+    *sizes, asks = TABLES[name]
+    return Case.gather(*sizes, dtype, anchor_asks=asks, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(name, dtype):
+    case = gather(name, dtype)
+    assert_parity(case, by_op(case))
+
+
+@pytest.mark.sanitizer
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("asks", DIRECTIONS)
+def test_small_tables(asks, dtype):
+    case = Case.gather((3, 37), (3, 13), (None, 20), 64, 3, dtype, anchor_asks=DIRECTIONS[asks], ids=torch.int32)
+    assert_parity(case, by_op(case))
+
+
+@pytest.mark.parametrize("name", ["paper", "paper, the anchor asks", "two tables"])
+def test_the_same_bits_of_tables_every_time(name):
+    case = gather(name, torch.bfloat16)
+    first = by_op(case)
+    for _ in range(3):
+        again = by_op(case)
+        assert all(torch.equal(first[name], again[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize("wrong", [900, 2**40, torch.iinfo(torch.int64).max])
+def test_an_id_that_is_no_sample_makes_nan(wrong):
+    case = gather("two tables", torch.bfloat16)
+    expected = by_op(case)["output"]
+    case.member_ids[3, 7] = wrong
+    case.anchor_ids[5, 1] = wrong
+    output = by_op(case)["output"]
+    assert output[3, 7].isnan().all()
+    assert output[5][case.member_ids[5] >= 0].isnan().all()
+    output[3, 7], output[5] = expected[3, 7], expected[5]
+    assert torch.equal(output, expected)
+
+
+@pytest.mark.parametrize("asks", DIRECTIONS)
+def test_offsets_into_tables_are_64_bit(asks):
+    """The last rows of a table with more than 2^31 numbers."""
+    rows = 2**31 // 1024 + 8
+    table = torch.empty(rows, 1024, device=DEVICE, dtype=torch.bfloat16)
+    table[-8:].normal_()
+    near = torch.randint(8, (2, 16), device=DEVICE)
+    member = torch.randn(2, 48, 1024, device=DEVICE, dtype=torch.bfloat16)
+    weight = torch.randn(3, 1024, 1024, device=DEVICE, dtype=torch.bfloat16) / 1024
+
+    def run(table, ids):
+        call = Call(member, table, weight, None, None, 3, DIRECTIONS[asks], anchor_ids=ids)
+        return gather_op.cross_attention(call)
+
+    torch.testing.assert_close(run(table, near + rows - 8), run(table[-8:].clone(), near))
+
+
+def test_tables_are_not_copied_by_place():
+    """Forward: Z of the samples beside the output, and nothing as large as the places."""
+    case = Case.gather((256, 64), (256, 64), (500, 500), 512, 1, torch.bfloat16)
+    tables = [t.to(DEVICE) for t in (case.member, case.anchor, case.weight[0], case.member_ids, case.anchor_ids)]
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    output = F.gather_correlation_attention(*tables)
+    size, z = (t.numel() * t.element_size() for t in (output, tables[0]))
+    assert size <= torch.cuda.max_memory_allocated() - before < 1.1 * (size + z)
+
+
+@pytest.mark.parametrize("asks", DIRECTIONS)
+def test_opcheck_of_tables(asks):
+    case = Case.gather((2, 37), (2, 13), (None, 20), 64, 3, torch.float32, anchor_asks=DIRECTIONS[asks])
+    call = case.call(DEVICE)
+    leaves = [t.requires_grad_() for t in call[:3]]
+    torch.library.opcheck(torch.ops.intraformer_fast.gather_correlation_attention.default, (*leaves, *call[3:]))
+
+
+@pytest.mark.parametrize("asks", DIRECTIONS)
+@pytest.mark.parametrize("n", [256, 83])
+def test_the_model_from_tables(n, asks, monkeypatch):
+    """The anchor of the first block from the table; as near to float64 as eager is, or twice."""
+    options = {"num_layers": 2, "position": "none", "cross_query": asks}
+    fast = nn.Intraformer(128, n, 4, backend="triton", **options).to(DEVICE)
+    eager = reference.Intraformer(128, n, 4, **options).to(DEVICE)
+    eager.load_state_dict(fast.state_dict())
+    features = torch.nn.functional.normalize(torch.randn(400, 128, device=DEVICE), dim=-1)
+    neighbors = torch.randint(400, (30, n), device=DEVICE)
+    neighbors[torch.rand(30, n, device=DEVICE) < 0.2] = -1
+    calls, original = [], gather_op.cross_attention
+    monkeypatch.setattr(gather_op, "cross_attention", lambda call: (calls.append(call.anchor.shape), original(call))[1])
+
+    def run(model, features):
+        leaf = features.clone().requires_grad_()
+        logits = model.forward_graph(leaf, neighbors)
+        return {"logits": logits.detach(), "features": torch.autograd.grad(logits.square().sum(), leaf)[0]}
+
+    found = run(fast, features)
+    assert calls == [(400 + (asks == "anchor"), 128)]
+    exact = run(copy.deepcopy(eager).double(), features.double())
+    verdict = parity.check(
+        {"logits": found["logits"]}, {"logits": run(eager, features)["logits"]}, {"logits": exact["logits"]}
+    )
+    assert verdict.passed, verdict.detail
+    error = (found["features"].double() - exact["features"]).norm()
+    assert error <= 1e-4 * exact["features"].norm()
