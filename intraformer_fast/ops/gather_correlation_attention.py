@@ -1,5 +1,5 @@
 """C-ATT over rows of tables: schema, shapes and gradients of the op. Triton serves it on CUDA. On the CPU it is the dense C++ op on
-rows that torch gathers: a copy of them, which costs less there than on a GPU, whose memory bounds this op."""
+rows that torch gathers, a copy of them."""
 
 from collections.abc import Callable
 from typing import Any

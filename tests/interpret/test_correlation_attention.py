@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases.correlation_attention import LAYOUTS, Case, assert_parity
+from cases.correlation_attention import LAYOUTS, NAMES, Case, assert_parity
 
 from intraformer_fast.kernels.correlation_attention import configs, launch
+from intraformer_fast.ops import correlation_attention as dense_op
+from intraformer_fast.ops import gather_correlation_attention as gather_op
 
 HALF, SINGLE = torch.bfloat16, torch.float32
 
@@ -259,3 +261,16 @@ def test_the_same_bits_of_tables_every_time(device, capability):
     case = gather("a table asks")
     first, second = (case.run(launch, device) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_gradients_that_autograd_gets(device):
+    """The function that wraps the kernels on CUDA; here its backward pass is served by them on the CPU."""
+    case = gather("a table asks")
+    call = case.call(device)
+    leaves = [t.requires_grad_() for t in call[:3]]
+    with torch.library._scoped_library("intraformer_fast", "IMPL") as library:
+        library.impl("gather_correlation_attention_backward", dense_op.triton_backward, "CPU")
+        output = gather_op._GatherCorrelationAttention.apply(*leaves, *call[3:])
+        gradients = torch.autograd.grad(output, leaves, case.grad.to(device))
+    found = dict(zip(NAMES, (t.detach().cpu() for t in (output, *gradients)), strict=True))
+    assert_parity(case, found)
