@@ -21,8 +21,9 @@ SUMS = "sums of places"
 HALF_SIZES = [(512, 64), (512, 128), (512, 256), (256, 64), (128, 128), (80, 64), (320, 256), (1024, 64)]
 HALF_SIZES += [(64, 64), (64, 256), (32, 128)]
 SINGLE_SIZES = [(512, 64), (512, 128), (512, 256), (80, 64), (64, 128), (32, 64), (32, 256)]
-# The same kernels, of tables: every row again, and what took the most registers.
-TABLE_SIZES = [(512, 64), (512, 128), (512, 256), (80, 64), (32, 256)]
+# The same kernels, of tables: every row again.
+TABLE_SIZES = [(torch.float32, mode, (512, context)) for mode in ("ieee", "tf32") for context in (64, 128, 256)]
+TABLE_SIZES += [(torch.bfloat16, "ieee", size) for size in [*HALF_SIZES[:3], (1024, 64)]]
 
 
 @pytest.fixture
@@ -60,12 +61,7 @@ def test_float32(size, capability, fp32_precision):
 
 
 @pytest.mark.parametrize("capability", MOST_SHARED)
-@pytest.mark.parametrize("size", TABLE_SIZES, ids=str)
-@pytest.mark.parametrize(
-    ("dtype", "fp32_precision"),
-    [(torch.bfloat16, "ieee"), (torch.float32, "ieee"), (torch.float32, "tf32")],
-    indirect=["fp32_precision"],
-)
+@pytest.mark.parametrize(("dtype", "fp32_precision", "size"), TABLE_SIZES, ids=str, indirect=["fp32_precision"])
 def test_tables(size, capability, dtype, fp32_precision):
     for name, made in launch.possible_launches(dtype, *size, capability, gathered=True).items():
         matrix = name != SUMS and (dtype == torch.bfloat16 or fp32_precision == "tf32")
