@@ -19,10 +19,10 @@ STABLE_TORCH_LIBRARY(intraformer_fast, library) {
   library.def(
       "purity_fmi_means_backward(Tensor grad, Tensor purity, Tensor? counted, Tensor means, bool detach_point)"
       " -> (Tensor grad_loss, Tensor grad_purity)");
-  library.def("encoder_block_pack(Tensor[] parameters, int num_heads, bool bfloat16) -> Tensor");
+  library.def("encoder_block_pack(Tensor[] parameters, int num_heads, str compute) -> Tensor");
   library.def("encoder_block_fingerprint(Tensor[] parameters) -> int");
   library.def(
-      "encoder_block(Tensor tokens, Tensor? valid, Tensor[] packed, int num_heads, int hidden_width, bool bfloat16,"
+      "encoder_block(Tensor tokens, Tensor? valid, Tensor[] packed, int num_heads, int hidden_width, str compute,"
       " bool anchor_asks, float epsilon) -> Tensor");
   library.def("cpu_instruction_set() -> str");
   // Keeps each of torch's threads multiplying in registers for so many steps; the floating-point operations of all of them.

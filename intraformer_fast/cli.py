@@ -22,6 +22,9 @@ FeaturesArgument = Annotated[
 LabelsArgument = Annotated[Path, typer.Argument(help="Identities: .npy or .meta.", metavar="LABELS")]
 DimOption = Annotated[int | None, typer.Option(help="Width of the rows of a .bin file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+BackendOption = Annotated[
+    str, typer.Option(help="What serves the model's ops: auto, reference (plain PyTorch), cpu, triton or cuda.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 
@@ -40,11 +43,14 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder of the page and the models.")] = Path("report"),
     epochs: Annotated[int | None, typer.Option(help="Of each training; the preset's by default.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted demo in that folder.")] = True,
+    backend: BackendOption = "auto",
 ) -> None:
     """Train on the packaged glyphs, cluster unseen characters, compare with classical methods, write an HTML report."""
     from intraformer_fast.demo import run_demo
 
-    page, tables = run_demo(output, epochs=epochs, resume=resume, say=lambda line: typer.echo(line, err=True))
+    page, tables = run_demo(
+        output, epochs=epochs, resume=resume, backend=backend, say=lambda line: typer.echo(line, err=True)
+    )
     typer.echo(f"{tables}\n\nThe report: {page}")
 
 
@@ -87,6 +93,7 @@ def train(
     validation: Annotated[float, typer.Option(help="Fraction of the identities held out to choose by.")] = 0.25,
     seed: Annotated[int, typer.Option(help="Of the split, the model's start and the order of the clusters.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted training in that folder.")] = True,
+    backend: BackendOption = "auto",
     dim: DimOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -108,7 +115,11 @@ def train(
     overrides = {name: value for name, value in given.items() if value is not None}
     config = TrainingConfig.from_preset(preset, precision=precision, seed=seed, **overrides)
     shape = {"num_subclusters": subclusters, "num_neighbors": neighbors}
-    options = {**chosen.model, **{name: value for name, value in shape.items() if value is not None}}
+    options = {
+        **chosen.model,
+        **{name: value for name, value in shape.items() if value is not None},
+        "backend": backend,
+    }
     x, y = read_features(features, dim=dim), read_labels(labels)
     data = prepare(x, y, options["num_neighbors"], validation=validation, seed=seed)
     fitted = fit(data, options, config, output, resume=resume, progress=not quiet)
@@ -135,8 +146,9 @@ def cluster(
     knn: Annotated[Path | None, typer.Option(help="A graph from `knn`; built anew where it is not given.")] = None,
     rule: Annotated[str | None, typer.Option(help="Linking rule; the one chosen in training by default.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Of the linking; the chosen one by default.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, or int8 on the CPU.")] = "auto",
     device: Annotated[str, typer.Option(help="Where the model runs: cpu or cuda.")] = "cpu",
+    backend: BackendOption = "auto",
     dim: DimOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -146,7 +158,7 @@ def cluster(
     from intraformer_fast.pipeline import cluster as run
     from intraformer_fast.pipeline import load_fitted
 
-    trained, linking = load_fitted(model, rule=rule, threshold=threshold, device=device)
+    trained, linking = load_fitted(model, rule=rule, threshold=threshold, device=device, backend=backend)
     x = read_features(features, dim=dim)
     labels = run(trained, linking, x, graph_file=knn, precision=precision, progress=not quiet)
     write_labels(output, labels)

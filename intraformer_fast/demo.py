@@ -49,7 +49,7 @@ HISTOGRAM_PAIRS = 200_000
 
 
 def run_demo(
-    output: Path, *, epochs: int | None = None, resume: bool = True, say: Callable[[str], None]
+    output: Path, *, epochs: int | None = None, resume: bool = True, backend: str = "auto", say: Callable[[str], None]
 ) -> tuple[Path, str]:
     """Run it, and write `output/index.html`; the models are in `output/models/`.
 
@@ -57,6 +57,7 @@ def run_demo(
         output: folder, made if need be.
         epochs: of each training. None takes the preset's.
         resume: whether to go on from an interrupted run's checkpoints.
+        backend: of the models, as in `nn.Intraformer`.
         say: told what happens, a line at a time.
 
     Returns:
@@ -90,7 +91,7 @@ def run_demo(
         since = time.monotonic()
         trained = fit(
             data,
-            {**options, "num_subclusters": one.num_subclusters},
+            {**options, "num_subclusters": one.num_subclusters, "backend": backend},
             config,
             output / "models" / one.folder,
             resume=resume,

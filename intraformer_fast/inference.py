@@ -13,7 +13,7 @@ from intraformer_fast import nn
 from intraformer_fast.clusters import Array, Clusters
 from intraformer_fast.errors import DataError
 from intraformer_fast.files import atomic_path
-from intraformer_fast.precision import evaluating, resolve_precision
+from intraformer_fast.precision import INFERENCE_PRECISIONS, evaluating, resolve_precision
 
 
 def predict_probability(
@@ -37,7 +37,8 @@ def predict_probability(
         neighbors: int[M, n] rows of `features`, each row's centroid first; -1 is padding. All rows of a neighbour table,
             or any of them.
         batch_size: clusters at once, at most. 256 by default: a few GiB with the "paper" preset, less with "small".
-        precision: "fp32", "bf16" (autocast), or "auto", the default: bf16 where the device is fast at it, else fp32.
+        precision: "fp32", "bf16" (autocast), "int8" (`nn.Intraformer.compute`, on the CPU alone), or "auto", the default: int8
+            where the model's `compute` says so, else bf16 where the device is fast at it, else fp32.
         out: a .npy file to write the result to; it appears when it is complete. None keeps the result in memory.
         progress: whether a bar with the time left is drawn on stderr.
 
@@ -48,17 +49,21 @@ def predict_probability(
     Raises:
         ValueError: a shape or an option is wrong. TypeError: a dtype is.
         DataError: a feature or an answer of the model is not finite, or an id is no row of `features`.
+        NotImplementedError: int8 cannot be served; the message says why.
         OSError: `out` cannot be written; what stood there before is untouched.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size}: expected at least 1")
     clusters = Clusters(model, features, neighbors)
-    precision = resolve_precision(precision, clusters.device)
+    if precision == "auto" and model.compute == "int8":
+        precision = "int8"
+    precision = resolve_precision(precision, clusters.device, INFERENCE_PRECISIONS)
     size, n = clusters.neighbors.shape
     with contextlib.ExitStack() as stack:
         file = None if out is None else stack.enter_context(_npy_file(out, (size, n)))
         result = np.empty((size if file is None else 0, n), np.float32)
         stack.enter_context(evaluating(model))
+        stack.enter_context(_computing(model, precision))
         bar = stack.enter_context(tqdm(total=size, desc="predicting", unit="cluster", disable=not progress))
         for start in range(0, size, batch_size):
             stop = min(size, start + batch_size)
@@ -77,6 +82,16 @@ def predict_probability(
                 file.write(block.data)
             bar.update(stop - start)
     return result if out is None else np.load(out, mmap_mode="r", allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _computing(model: nn.Intraformer, precision: str) -> Iterator[None]:
+    before = model.compute
+    model.compute = "int8" if precision == "int8" else "float"
+    try:
+        yield
+    finally:
+        model.compute = before
 
 
 @contextlib.contextmanager

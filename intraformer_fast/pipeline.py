@@ -155,14 +155,19 @@ def predict(
 
 
 def load_fitted(
-    path: str | os.PathLike[str], *, rule: str | None = None, threshold: float | None = None, device: str = "cpu"
+    path: str | os.PathLike[str],
+    *,
+    rule: str | None = None,
+    threshold: float | None = None,
+    device: str = "cpu",
+    backend: str = "auto",
 ) -> tuple[nn.Intraformer, Linking]:
     """A trained model and its linking; another rule starts from that rule's own defaults.
 
     Raises:
-        FileNotFoundError, DataError: there is no such file, or it is damaged.
+        As `checkpoint.load_model`.
     """
-    model, settings = load_model(path, device=device)
+    model, settings = load_model(path, device=device, backend=backend)
     linking = Linking(**settings["linking"]) if "linking" in settings else Linking()
     if rule is not None and rule != linking.rule:
         linking = Linking(rule)

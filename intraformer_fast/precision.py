@@ -2,15 +2,17 @@
 
 import contextlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 PRECISIONS = ("auto", "fp32", "bf16")
+# Of inference alone: int8 knows no gradients.
+INFERENCE_PRECISIONS = (*PRECISIONS, "int8")
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: str, device: torch.device, known: Sequence[str] = PRECISIONS) -> str:
     """The name itself, or for "auto" what it means on this device: "bf16" or "fp32".
 
     bf16 where the hardware multiplies it faster than float32: CUDA devices that have it, CPUs with AVX512-BF16 or AMX.
@@ -18,8 +20,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     Raises:
         ValueError: there is no such precision.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision = {precision!r}: expected one of {', '.join(map(repr, PRECISIONS))}")
+    if precision not in known:
+        raise ValueError(f"precision = {precision!r}: expected one of {', '.join(map(repr, known))}")
     if precision != "auto":
         return precision
     if device.type == "cuda":

@@ -1,6 +1,7 @@
-// Matrix products from packed panels, float32 or bfloat16 operands, float32 sums: C[rows, columns] = A[rows, K] B[K, columns].
+// Matrix products from packed panels: C[rows, columns] = A[rows, K] B[K, columns]. Operands are float32 or bfloat16 with float32
+// sums, or int8 with int32 sums; of the latter A is unsigned and B signed, as processors multiply them.
 //
-// Operands are arrays of 32-bit words: a float, or two bfloat16 that follow each other along K. B lies in panels of PANEL
+// Operands are arrays of 32-bit words: a float, or two bfloat16 or four int8 that follow each other along K. B lies in panels of PANEL
 // columns, [K words][PANEL]; A lies in rows, or transposed. A tile of C is TILE_ROWS x PANEL sums in registers, filled in one walk
 // through K, and handed to the caller's epilogue out of the first-level cache. The sum of an element runs along K in order,
 // whatever tile it falls into, so that tiles and threads change no bit of the result.
@@ -12,7 +13,7 @@
 
 namespace {
 
-enum class Precision { float32, bfloat16 };
+enum class Precision { float32, bfloat16, int8 };
 
 // How A lies in memory, and what its step is: rows of words along K and the words from one to the next; or, for each word of K in
 // turn, that of every row, and the words from one word of K to the next.
@@ -20,7 +21,20 @@ enum class Order { rows, columns };
 
 // Numbers of K in a word.
 template <Precision P>
-constexpr int64_t PACK = P == Precision::bfloat16 ? 2 : 1;
+constexpr int64_t PACK = P == Precision::int8       ? 4
+                         : P == Precision::bfloat16 ? 2
+                                                    : 1;
+
+template <Precision P>
+struct SumOf {
+  typedef float type;
+};
+template <>
+struct SumOf<Precision::int8> {
+  typedef int32_t type;
+};
+template <Precision P>
+using Sum = typename SumOf<P>::type;
 
 // Registers: two vectors of sums a row, two of B and one of A. x86 has 16 vector registers, and 32 with AVX-512, as ARM has.
 constexpr int64_t PANEL = 2 * LANES;
@@ -51,15 +65,19 @@ INTRAFORMER_INLINE uint16_t bfloat16_of(float x) {
   return x != x ? 0x7fc0 : static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
-// Stores number k of column n in panels of `steps` words along K, numbers being stored one at a time in any order.
+// Stores number k of column n in panels of `steps` words along K, numbers being stored one at a time in any order. For int8 it is
+// a whole one.
 template <Precision P>
 INTRAFORMER_INLINE void put(uint32_t* panels, int64_t steps, int64_t k, int64_t n, float x) {
   uint32_t* const word = panels + ((n / PANEL) * steps + k / PACK<P>)*PANEL + n % PANEL;
+  char* const within = reinterpret_cast<char*>(word) + k % PACK<P> * (4 / PACK<P>);  // little-endian: the first k is low
   if constexpr (P == Precision::bfloat16) {
     const uint16_t half = bfloat16_of(x);
-    __builtin_memcpy(reinterpret_cast<char*>(word) + 2 * (k % 2), &half, sizeof half);  // little-endian: the first k is low
+    __builtin_memcpy(within, &half, sizeof half);
+  } else if constexpr (P == Precision::int8) {
+    *within = static_cast<char>(static_cast<int8_t>(x));
   } else {
-    __builtin_memcpy(word, &x, sizeof x);
+    __builtin_memcpy(within, &x, sizeof x);
   }
 }
 
@@ -99,7 +117,36 @@ INTRAFORMER_INLINE void put_panel_row(uint32_t* panels, int64_t steps, int64_t k
   put_step<P>(panels + ((n / PANEL) * steps + k / PACK<P>)*PANEL + n % PANEL, k, x);
 }
 
+#if defined(__SSE2__)
+// The products of pairs of 16-bit numbers, added.
+INTRAFORMER_INLINE Ints add_pairs(Words a, Words b) {
+#if defined(__AVX512BW__)
+  return bits<Ints>(_mm512_madd_epi16(bits<__m512i>(a), bits<__m512i>(b)));
+#elif defined(__AVX2__)
+  return bits<Ints>(_mm256_madd_epi16(bits<__m256i>(a), bits<__m256i>(b)));
+#else
+  return bits<Ints>(_mm_madd_epi16(bits<__m128i>(a), bits<__m128i>(b)));
+#endif
+}
+#endif
+
 // sums + the products of a word of A with each word of B.
+template <Precision P>
+INTRAFORMER_INLINE Ints add_products(Ints sums, Words a, Words b) {
+#if defined(__AVX512VNNI__)
+  return bits<Ints>(_mm512_dpbusd_epi32(bits<__m512i>(sums), bits<__m512i>(a), bits<__m512i>(b)));
+#elif defined(__SSE2__)
+  // In 16 bits, even bytes and odd ones: the instruction that multiplies bytes saturates.
+  using Signed = Vector<int16_t, 2 * LANES>;
+  const Words even = bits<Words>((bits<Signed>(b) << 8) >> 8), odd = bits<Words>(bits<Signed>(b) >> 8);
+  return sums + add_pairs(a & 0x00ff00ffu, even) + add_pairs(a >> 8 & 0x00ff00ffu, odd);
+#else
+  for (int byte = 0; byte < 4; ++byte) {
+    sums += bits<Ints>(a >> 8 * byte & 0xffu) * (bits<Ints>(b << (24 - 8 * byte)) >> 24);
+  }
+  return sums;
+#endif
+}
 template <Precision P>
 INTRAFORMER_INLINE Floats add_products(Floats sums, Words a, Words b) {
   if constexpr (P == Precision::float32) return sums + bits<Floats>(a) * bits<Floats>(b);
@@ -115,14 +162,21 @@ INTRAFORMER_INLINE Floats add_products(Floats sums, Words a, Words b) {
 constexpr int64_t AHEAD = PANEL / 4;
 
 // Words of K that are summed up before they join the sum of all: the rounding error of a float32 sum grows with its length, and
-// that of bfloat16 operands hides it.
+// that of bfloat16 operands hides it; that of int8 ones is none.
 template <Precision P>
-constexpr int64_t RUN = P == Precision::bfloat16 ? 1024 : 128;
+constexpr int64_t RUN = P == Precision::float32 ? 128 : 1024;
 
 // ROWS x VECTORS * LANES products over `steps` words of K.
 template <Precision P, Order O, int ROWS, int VECTORS>
 __attribute__((noinline)) void multiply_tile(
-    const uint32_t* a, int64_t a_step, const uint32_t* panel, int64_t steps, const uint32_t* ahead, float* out, int64_t out_row) {
+    const uint32_t* a,
+    int64_t a_step,
+    const uint32_t* panel,
+    int64_t steps,
+    const uint32_t* ahead,
+    Sum<P>* out,
+    int64_t out_row) {
+  using Sums = Vector<Sum<P>, LANES>;
   // Rows are reached from a base for every five, lest the compiler keeps an address of each and has no registers left for them.
   constexpr int BASES = O == Order::rows ? (ROWS + 4) / 5 : 1;
   const char* bases[BASES];
@@ -133,7 +187,7 @@ __attribute__((noinline)) void multiply_tile(
   }
   for (int64_t run = 0; run < steps; run += RUN<P>) {
     const int64_t end = steps - run < RUN<P> ? steps : run + RUN<P>;
-    Floats sums[ROWS][VECTORS] = {};
+    Sums sums[ROWS][VECTORS] = {};
 #pragma GCC unroll 4
     for (int64_t k = run; k < end; ++k) {
       __builtin_prefetch(ahead + k * AHEAD, 0, 3);
@@ -149,8 +203,8 @@ __attribute__((noinline)) void multiply_tile(
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
       for (int v = 0; v < VECTORS; ++v) {
-        float* const to = out + r * out_row + v * LANES;
-        store(to, run == 0 ? sums[r][v] : load<Floats>(to) + sums[r][v]);
+        Sum<P>* const to = out + r * out_row + v * LANES;
+        store(to, run == 0 ? sums[r][v] : load<Sums>(to) + sums[r][v]);
       }
     }
   }
@@ -164,7 +218,7 @@ INTRAFORMER_INLINE void multiply_rows(
     const uint32_t* panel,
     int64_t steps,
     const uint32_t* ahead,
-    float* out,
+    Sum<P>* out,
     int64_t out_row) {
   if constexpr (ROWS > 0) {
     if (rows == ROWS) return multiply_tile<P, O, ROWS, VECTORS>(a, a_step, panel, steps, ahead, out, out_row);
@@ -183,7 +237,7 @@ INTRAFORMER_INLINE void multiply_panel(
     int64_t steps,
     int64_t columns,
     const uint32_t* ahead,
-    float* out,
+    Sum<P>* out,
     int64_t out_row) {
   if (columns > LANES) {
     multiply_rows<P, O, 2>(rows, a, a_step, panel, steps, ahead, out, out_row);
@@ -245,7 +299,7 @@ struct Right {
 // tile's columns those that lie past the vector with the last one hold anything.
 template <Precision P, Order O = Order::rows, typename Epilogue>
 INTRAFORMER_INLINE void multiply(const Left& a, int64_t rows, const Right& b, Epilogue epilogue) {
-  alignas(64) float sums[TILE_ROWS * PANEL];
+  alignas(64) Sum<P> sums[TILE_ROWS * PANEL];
   for (int64_t p = 0; p < panels_of(b.columns); ++p) {
     const uint32_t* const panel = b.words + p * b.panel;
     const uint32_t* ahead = panel + b.panel;
@@ -259,7 +313,7 @@ INTRAFORMER_INLINE void multiply(const Left& a, int64_t rows, const Right& b, Ep
 
 // C = A B for up to TILE_ROWS rows, C in rows that begin `out_row` floats after one another and have room for whole vectors.
 template <Precision P>
-INTRAFORMER_INLINE void multiply_into(const Left& a, int64_t rows, const Right& b, float* out, int64_t out_row) {
+INTRAFORMER_INLINE void multiply_into(const Left& a, int64_t rows, const Right& b, Sum<P>* out, int64_t out_row) {
   for (int64_t p = 0; p < panels_of(b.columns); ++p) {
     const uint32_t* const panel = b.words + p * b.panel;
     multiply_panel<P, Order::rows>(rows, a.words, a.step, panel, b.steps, b.columns - p * PANEL, panel, out + p * PANEL, out_row);

@@ -8,7 +8,8 @@ namespace intraformer {
 namespace {
 
 constexpr InstructionSet BEST_FIRST[] = {
-    InstructionSet::avx512_bf16, InstructionSet::avx512, InstructionSet::avx2, InstructionSet::generic};
+    InstructionSet::avx512_bf16, InstructionSet::avx512_vnni, InstructionSet::avx512, InstructionSet::avx2,
+    InstructionSet::generic};
 
 bool usable(InstructionSet set) {
 #ifdef INTRAFORMER_X86
@@ -18,7 +19,9 @@ bool usable(InstructionSet set) {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (set == InstructionSet::avx512) return avx512;
-  if (set == InstructionSet::avx512_bf16) return avx512 && __builtin_cpu_supports("avx512bf16");
+  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  if (set == InstructionSet::avx512_vnni) return vnni;
+  if (set == InstructionSet::avx512_bf16) return vnni && __builtin_cpu_supports("avx512bf16");
 #endif
   return set == InstructionSet::generic;
 }
@@ -45,6 +48,7 @@ InstructionSet instruction_set() {
 const char* name(InstructionSet set) {
   switch (set) {
     case InstructionSet::avx512_bf16: return "avx512_bf16";
+    case InstructionSet::avx512_vnni: return "avx512_vnni";
     case InstructionSet::avx512: return "avx512";
     case InstructionSet::avx2: return "avx2";
     case InstructionSet::generic: return "generic";

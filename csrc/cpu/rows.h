@@ -35,33 +35,33 @@ INTRAFORMER_INLINE Floats gelu(Floats x) {
 INTRAFORMER_INLINE Floats greater(Floats a, Floats b) { return choose(mask(a > b), a, b); }
 
 // A NaN may get lost. Halves first, by shuffles, as sum_of_lanes.
-template <int N>
-INTRAFORMER_INLINE float greatest_of(Vector<float, N> v) {
+template <typename T, int N>
+INTRAFORMER_INLINE T greatest_of(Vector<T, N> v) {
   if constexpr (N == 4) {
     using Order = Vector<int32_t, 4>;
-    const Vector<float, 4> swapped = __builtin_shuffle(v, Order{2, 3, 0, 1});
+    const Vector<T, 4> swapped = __builtin_shuffle(v, Order{2, 3, 0, 1});
     v = v > swapped ? v : swapped;
     return v[0] > v[1] ? v[0] : v[1];
   }
 #if defined(__AVX512F__)
   if constexpr (N == 16) {
-    using Half = Vector<float, 8>;
+    using Half = Vector<T, 8>;
     const __m512i all = bits<__m512i>(v);
     const Half low = bits<Half>(_mm512_castsi512_si256(all)), high = bits<Half>(_mm512_extracti64x4_epi64(all, 1));
-    return greatest_of<8>(low > high ? low : high);
+    return greatest_of<T, 8>(low > high ? low : high);
   }
 #endif
 #if defined(__AVX2__)
   if constexpr (N == 8) {
-    using Half = Vector<float, 4>;
+    using Half = Vector<T, 4>;
     const __m256i all = bits<__m256i>(v);
     const Half low = bits<Half>(_mm256_castsi256_si128(all)), high = bits<Half>(_mm256_extracti128_si256(all, 1));
-    return greatest_of<4>(low > high ? low : high);
+    return greatest_of<T, 4>(low > high ? low : high);
   }
 #endif
 }
 
-INTRAFORMER_INLINE float greatest_of_lanes(Floats v) { return greatest_of<LANES>(v); }
+INTRAFORMER_INLINE float greatest_of_lanes(Floats v) { return greatest_of<float, LANES>(v); }
 
 // sink(j, (x - mean) / sqrt(variance + epsilon) * weight + bias) for each vector of a row.
 template <typename Sink>

@@ -29,6 +29,7 @@ using Vector = typename VectorOf<T, N>::type;
 
 using Floats = Vector<float, LANES>;
 using Words = Vector<uint32_t, LANES>;
+using Ints = Vector<int32_t, LANES>;
 using Halves = Vector<uint16_t, LANES>;
 using Bytes = Vector<uint8_t, LANES>;
 
@@ -95,6 +96,25 @@ INTRAFORMER_INLINE Halves narrow(Words w) {
 #endif
 #else
   return __builtin_convertvector(w, Halves);
+#endif
+}
+
+// The lowest byte of each.
+INTRAFORMER_INLINE Bytes lowest(Words w) {
+#if defined(__AVX512F__)
+  return bits<Bytes>(_mm512_cvtepi32_epi8(bits<__m512i>(w)));
+#elif defined(__SSE2__)
+  const Words alone = w & 0xffu;  // so that saturation changes nothing
+#if defined(__AVX2__)
+  const __m256i v = bits<__m256i>(alone);
+  const __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  return bits<Bytes>(_mm_cvtsi128_si64(_mm_packus_epi16(pairs, pairs)));
+#else
+  const __m128i pairs = _mm_packs_epi32(bits<__m128i>(alone), _mm_setzero_si128());
+  return bits<Bytes>(_mm_cvtsi128_si32(_mm_packus_epi16(pairs, pairs)));
+#endif
+#else
+  return __builtin_convertvector(w, Bytes);
 #endif
 }
 

@@ -19,18 +19,25 @@ constexpr Check check{"encoder_block"};
 // Rows that a task brings together where sub-clusters are shorter: fewer leave registers and the packed weights half used.
 constexpr int64_t ROWS_A_TASK = 64;
 
-Sizes checked_sizes(int64_t width, int64_t heads, int64_t hidden, bool cross, bool bfloat16) {
-  check(heads > 0 && width > 0 && width % heads == 0 && width / heads % 16 == 0, "the width of a head is not a multiple of 16");
-  check(hidden > 0 && hidden % 16 == 0, "the width of the feed-forward network is not a multiple of 16");
-  return {width, heads, hidden, cross, bfloat16};
+Compute compute_of(const std::string& name) {
+  check(name == "float32" || name == "bfloat16" || name == "int8", "compute is not float32, bfloat16 or int8");
+  return name == "int8" ? Compute::int8 : name == "bfloat16" ? Compute::bfloat16 : Compute::float32;
 }
 
-Tensor pack(const std::vector<Tensor>& parameters, int64_t num_heads, bool bfloat16) {
+Sizes checked_sizes(int64_t width, int64_t heads, int64_t hidden, bool cross, const std::string& compute) {
+  check(heads > 0 && width > 0 && width % heads == 0 && width / heads % 16 == 0, "the width of a head is not a multiple of 16");
+  check(hidden > 0 && hidden % 16 == 0, "the width of the feed-forward network is not a multiple of 16");
+  // 255 * 127 * width is below 2^31.
+  check(compute != "int8" || width <= 1 << 16, "int32 does not hold the sums of so many channels");
+  return {width, heads, hidden, cross, compute_of(compute)};
+}
+
+Tensor pack(const std::vector<Tensor>& parameters, int64_t num_heads, std::string compute) {
   const bool cross = parameters.size() == CROSS_PARAMETERS;
   check(cross || parameters.size() == PARAMETERS, "not the 12 parameters of a Transformer or the 17 of a Cross-transformer");
   check(parameters[0].dim() == 1 && parameters[9].dim() == 1, "the first or the tenth parameter is not a vector");
   const int64_t d = parameters[0].size(0), f = parameters[9].size(0);
-  const Sizes sizes = checked_sizes(d, num_heads, f, cross, bfloat16);
+  const Sizes sizes = checked_sizes(d, num_heads, f, cross, compute);
   const std::vector<int64_t> shapes[CROSS_PARAMETERS] = {{d}, {d},    {3 * d, d}, {3 * d}, {d, d}, {d}, {d}, {d}, {f, d},
                                                          {f}, {d, f}, {d},        {d, d},  {d},    {d}, {d}, {d}};
   Parameters values{};
@@ -75,7 +82,7 @@ Tensor forward(
     const std::vector<Tensor>& packed,
     int64_t num_heads,
     int64_t hidden_width,
-    bool bfloat16,
+    std::string compute,
     bool anchor_asks,
     double epsilon) {
   check(tokens.dim() == 3 && tokens.scalar_type() == ScalarType::Float, "tokens is not float32 [B, n, d]");
@@ -83,7 +90,7 @@ Tensor forward(
   check(tokens.stride(2) == 1, "the channels of a token are not contiguous");
   check(k > 0, "no packed weights were given");
   const BlockLoops& loops = block_loops();
-  const Sizes sizes = checked_sizes(d, num_heads, hidden_width, k > 1, bfloat16);
+  const Sizes sizes = checked_sizes(d, num_heads, hidden_width, k > 1, compute);
   Job job{};
   job.sizes = sizes;
   job.clusters = B, job.tokens = n, job.streams = k;
@@ -97,7 +104,7 @@ Tensor forward(
   std::vector<const void*> weights;
   for (int64_t m = 0; m < k; ++m) {
     const Tensor& p = packed[m];
-    const int64_t bytes = loops.packed_bytes({d, num_heads, hidden_width, m > 0, bfloat16});
+    const int64_t bytes = loops.packed_bytes({d, num_heads, hidden_width, m > 0, sizes.compute});
     check(
         p.is_cpu() && p.scalar_type() == ScalarType::Byte && p.dim() == 1 && p.is_contiguous() && p.size(0) == bytes,
         "packed weights " + std::to_string(m) + " were not packed for a stream of these sizes");

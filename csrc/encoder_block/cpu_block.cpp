@@ -4,13 +4,19 @@
 #include "encoder_block/cpu_block.h"
 
 #include "cpu/attention.h"
+#include "cpu/quantized.h"
 
 namespace intraformer::encoder_block {
 namespace {
 
-// Width of a chunk of the hidden layer, 2 KB a row: with 512 channels the three buffers of a chunk of BLOCK_ROWS are about 400 KB.
+// P is what the linear layers multiply. int8 is theirs alone: the attentions then multiply float32.
 template <Precision P>
-constexpr int64_t CHUNK = 512 * PACK<P>;
+constexpr Precision ATTENTION = P == Precision::int8 ? Precision::float32 : P;
+
+// Width of a chunk of the hidden layer, 2 KB a row: with 512 channels the three buffers of a chunk of BLOCK_ROWS are about 400 KB.
+// With int8 those 2 KB are the floats that a row's scale is sought in.
+template <Precision P>
+constexpr int64_t CHUNK = P == Precision::bfloat16 ? 1024 : 512;
 
 // ---- Packed weights ----
 
@@ -19,11 +25,13 @@ struct Norm {
   float* bias;
 };
 
-// A matrix in panels over its whole K.
+// A matrix in panels over its whole K, or a part of it.
 struct Panels {
   uint32_t* words;
+  int64_t panel;  // words from one panel to the next
   int64_t steps;
   int64_t columns;
+  Columns quantized;  // int8 only
 };
 
 struct Linear {
@@ -40,15 +48,21 @@ struct Weights {
   Norm norm_member, norm_anchor;
 };
 
+// `group`: numbers along K that are multiplied at once.
 template <Precision P>
-INTRAFORMER_INLINE Panels take_panels(Pieces& pieces, int64_t k, int64_t columns) {
+INTRAFORMER_INLINE Panels take_panels(Pieces& pieces, int64_t k, int64_t columns, int64_t group) {
   const int64_t steps = words_of<P>(k);
-  return {Pieces::next<uint32_t>(pieces, panels_of(columns) * steps * PANEL), steps, columns};
+  Panels panels{Pieces::next<uint32_t>(pieces, panels_of(columns) * steps * PANEL), steps * PANEL, steps, columns, {}};
+  if (P == Precision::int8) {
+    panels.quantized.scales = Pieces::next<float>(pieces, columns);
+    panels.quantized.offsets = Pieces::next<int32_t>(pieces, (k + group - 1) / group * columns);
+  }
+  return panels;
 }
 
 template <Precision P>
-INTRAFORMER_INLINE Linear take_linear(Pieces& pieces, int64_t k, int64_t columns) {
-  const Panels weight = take_panels<P>(pieces, k, columns);
+INTRAFORMER_INLINE Linear take_linear(Pieces& pieces, int64_t k, int64_t columns, int64_t group) {
+  const Panels weight = take_panels<P>(pieces, k, columns, group);
   return {weight, Pieces::next<float>(pieces, columns)};
 }
 
@@ -62,15 +76,15 @@ Weights take_weights(Pieces& pieces, const Sizes& sizes, bool cross) {
   const int64_t d = sizes.width, hidden = sizes.hidden;
   Weights w{};
   w.norm_attention = take_norm(pieces, d);
-  w.query = take_linear<P>(pieces, d, d);
-  w.key = take_linear<P>(pieces, d, d);
-  w.value = take_linear<P>(pieces, d, d);
-  w.attention_output = take_linear<P>(pieces, d, d);
+  w.query = take_linear<P>(pieces, d, d, d);
+  w.key = take_linear<P>(pieces, d, d, d);
+  w.value = take_linear<P>(pieces, d, d, d);
+  w.attention_output = take_linear<P>(pieces, d, d, d);
   w.norm_ffn = take_norm(pieces, d);
-  w.ffn_up = take_linear<P>(pieces, d, hidden);
-  w.ffn_down = take_linear<P>(pieces, hidden, d);
+  w.ffn_up = take_linear<P>(pieces, d, hidden, d);
+  w.ffn_down = take_linear<P>(pieces, hidden, d, CHUNK<P>);
   if (cross) {
-    w.correlation = take_panels<P>(pieces, d, d);
+    w.correlation = take_panels<P>(pieces, d, d, d);
     w.norm_member = take_norm(pieces, d);
     w.norm_anchor = take_norm(pieces, d);
   }
@@ -84,18 +98,38 @@ int64_t packed_bytes(const Sizes& sizes) {
   return pieces.used;
 }
 
+// Columns [first, first + count) of a layer, `first` a multiple of PANEL.
+template <Precision P>
+INTRAFORMER_INLINE Linear columns_from(const Linear& layer, int64_t first, int64_t count) {
+  const Panels& w = layer.weight;
+  Columns quantized{};
+  if (P == Precision::int8) quantized = {w.quantized.scales + first, w.quantized.offsets + first};
+  return {{w.words + first / PANEL * w.panel, w.panel, w.steps, count, quantized}, layer.bias + first};
+}
+
+// Its numbers [first, first + count) along K, of which `first` is a multiple of the group.
+template <Precision P>
+INTRAFORMER_INLINE Panels rows_from(const Panels& w, int64_t first, int64_t count) {
+  Columns quantized{};
+  if (P == Precision::int8) quantized = {w.quantized.scales, w.quantized.offsets + first / CHUNK<P> * w.columns};
+  return {w.words + first / PACK<P> * PANEL, w.panel, words_of<P>(count), w.columns, quantized};
+}
+
 // Number [k, n] of the matrix is at from[k * k_stride + n * column_stride].
 template <Precision P>
-void pack_panels(const float* from, int64_t k_stride, int64_t column_stride, int64_t k_count, const Panels& to) {
-  __builtin_memset(to.words, 0, panels_of(to.columns) * to.steps * PANEL * sizeof(uint32_t));
+void pack_panels(const float* from, int64_t k_stride, int64_t column_stride, int64_t k_count, int64_t group, const Panels& to) {
+  __builtin_memset(to.words, 0, panels_of(to.columns) * to.panel * sizeof(uint32_t));
+  if (P == Precision::int8) {
+    return quantize_panels(from, k_stride, column_stride, k_count, to.columns, group, to.words, to.quantized);
+  }
   for (int64_t n = 0; n < to.columns; ++n) {
     for (int64_t k = 0; k < k_count; ++k) put<P>(to.words, to.steps, k, n, from[k * k_stride + n * column_stride]);
   }
 }
 
 template <Precision P>
-void pack_linear(const float* weight, const float* bias, int64_t k_count, const Linear& to) {
-  pack_panels<P>(weight, 1, k_count, k_count, to.weight);
+void pack_linear(const float* weight, const float* bias, int64_t k_count, int64_t group, const Linear& to) {
+  pack_panels<P>(weight, 1, k_count, k_count, group, to.weight);
   __builtin_memcpy(to.bias, bias, to.weight.columns * sizeof(float));
 }
 
@@ -111,43 +145,56 @@ void pack(const Sizes& sizes, const Parameters& parameters, void* packed) {
   Pieces pieces{static_cast<char*>(packed), 0};
   const Weights w = take_weights<P>(pieces, sizes, sizes.cross);
   pack_norm(p[0], p[1], d, w.norm_attention);
-  pack_linear<P>(p[2], p[3], d, w.query);
-  pack_linear<P>(p[2] + d * d, p[3] + d, d, w.key);
-  pack_linear<P>(p[2] + 2 * d * d, p[3] + 2 * d, d, w.value);
-  pack_linear<P>(p[4], p[5], d, w.attention_output);
+  pack_linear<P>(p[2], p[3], d, d, w.query);
+  pack_linear<P>(p[2] + d * d, p[3] + d, d, d, w.key);
+  pack_linear<P>(p[2] + 2 * d * d, p[3] + 2 * d, d, d, w.value);
+  pack_linear<P>(p[4], p[5], d, d, w.attention_output);
   pack_norm(p[6], p[7], d, w.norm_ffn);
-  pack_linear<P>(p[8], p[9], d, w.ffn_up);
-  pack_linear<P>(p[10], p[11], sizes.hidden, w.ffn_down);
+  pack_linear<P>(p[8], p[9], d, d, w.ffn_up);
+  pack_linear<P>(p[10], p[11], sizes.hidden, CHUNK<P>, w.ffn_down);
   if (!sizes.cross) return;
-  pack_panels<P>(p[12], d, 1, d, w.correlation);
+  pack_panels<P>(p[12], d, 1, d, d, w.correlation);
   pack_norm(p[13], p[14], d, w.norm_member);
   pack_norm(p[15], p[16], d, w.norm_anchor);
 }
 
 // ---- One task: a stream of some clusters ----
 
+// Rows of A that linear layers take; int8 has a scale for each.
+struct Activations {
+  uint32_t* words;
+  float* scales;
+};
+
 struct Scratch {
-  uint32_t* normed;   // [BLOCK_ROWS] rows of A, after a LayerNorm
-  uint32_t* hidden;   // [BLOCK_ROWS] rows of A, a chunk of the hidden layer
-  uint32_t* queries;  // [rows of the task] rows of A; later what the heads attended to
-  uint32_t* keys;     // panels, a head after the other, of every cluster of the task
-  uint32_t* values;   // the same
+  Activations normed;  // [BLOCK_ROWS], after a LayerNorm; or what the heads attended to, where it has to be brought to int8
+  Activations hidden;  // [BLOCK_ROWS], a chunk of the hidden layer
+  float* unscaled;     // int8 only: a row, or [BLOCK_ROWS] of the hidden layer, whose scales are not known yet
+  uint32_t* queries;   // [rows of the task] rows of A; later what the heads attended to
+  uint32_t* keys;      // panels, a head after the other, of every cluster of the task
+  uint32_t* values;    // the same
   AttentionScratch attention;
   uint32_t* keep;  // [context], all ones where a token may be looked at
 };
 
 template <Precision P>
 INTRAFORMER_INLINE Scratch take_scratch(Pieces& pieces, const Job& job) {
+  constexpr Precision A = ATTENTION<P>;
   const int64_t d = job.sizes.width, heads = job.sizes.heads, longest = (job.tokens + job.streams - 1) / job.streams;
   const int64_t clusters = job.clusters_a_task;
   Scratch s{};
-  s.normed = Pieces::next<uint32_t>(pieces, BLOCK_ROWS * row_words<P>(d));
-  s.hidden = Pieces::next<uint32_t>(pieces, BLOCK_ROWS * row_words<P>(CHUNK<P>));
-  s.queries = Pieces::next<uint32_t>(pieces, clusters * longest * row_words<P>(d));
-  s.keys = Pieces::next<uint32_t>(pieces, most(clusters * heads * key_words<P>(longest, d / heads), key_words<P>(longest, d)));
+  s.normed.words = Pieces::next<uint32_t>(pieces, BLOCK_ROWS * row_words<A>(d));  // the context of C-ATT comes by here too
+  s.hidden.words = Pieces::next<uint32_t>(pieces, BLOCK_ROWS * row_words<P>(CHUNK<P>));
+  if (P == Precision::int8) {
+    s.normed.scales = Pieces::next<float>(pieces, BLOCK_ROWS);
+    s.hidden.scales = Pieces::next<float>(pieces, BLOCK_ROWS);
+    s.unscaled = Pieces::next<float>(pieces, most(d, BLOCK_ROWS * row_words<Precision::float32>(CHUNK<P>)));
+  }
+  s.queries = Pieces::next<uint32_t>(pieces, clusters * longest * row_words<A>(d));
+  s.keys = Pieces::next<uint32_t>(pieces, most(clusters * heads * key_words<A>(longest, d / heads), key_words<A>(longest, d)));
   s.values =
-      Pieces::next<uint32_t>(pieces, most(clusters * heads * value_words<P>(longest, d / heads), value_words<P>(longest, d)));
-  s.attention = take_attention<P>(pieces, longest);
+      Pieces::next<uint32_t>(pieces, most(clusters * heads * value_words<A>(longest, d / heads), value_words<A>(longest, d)));
+  s.attention = take_attention<A>(pieces, longest);
   s.keep = Pieces::next<uint32_t>(pieces, round_up(longest, PANEL));
   return s;
 }
@@ -189,9 +236,18 @@ INTRAFORMER_INLINE Rows rows_of(const Job& job, int64_t stream, int64_t group) {
       length + (stream < longer)};
 }
 
+// A tile at a time to epilogue(row, rows, column, tile), where tile is for for_each_vector.
 template <Precision P, typename Epilogue>
-INTRAFORMER_INLINE void multiply(const uint32_t* a, int64_t a_row, int64_t rows, const Panels& b, Epilogue epilogue) {
-  ::multiply<P>({a, a_row}, rows, {b.words, b.steps * PANEL, b.steps, b.columns}, epilogue);
+INTRAFORMER_INLINE void multiply(const Activations& a, int64_t a_row, int64_t rows, const Panels& b, Epilogue epilogue) {
+  const Left left{a.words, a_row};
+  const Right right{b.words, b.panel, b.steps, b.columns};
+  if constexpr (P == Precision::int8) {
+    ::multiply<P>(left, rows, right, [&](int64_t r0, int64_t n, int64_t c0, const int32_t* sums) {
+      epilogue(r0, n, c0, QuantizedTile{sums, a.scales + r0, b.quantized});
+    });
+  } else {
+    ::multiply<P>(left, rows, right, epilogue);
+  }
 }
 
 // The words of `count` rows of A, each to its own place in panels that run along K in the same way.
@@ -203,27 +259,38 @@ INTRAFORMER_INLINE void put_columns(
 }
 
 template <Precision P, typename Source>
-INTRAFORMER_INLINE void normalize(int64_t count, int64_t width, const Norm& norm, float epsilon, uint32_t* to, Source source) {
-  const int64_t row = row_words<P>(width);
+INTRAFORMER_INLINE void normalize(
+    int64_t count, int64_t width, const Norm& norm, float epsilon, const Scratch& s, Source source) {
   for (int64_t r = 0; r < count; ++r) {
-    layer_norm(source(r), width, norm.weight, norm.bias, epsilon, [&](int64_t j, Floats x) { put_row<P>(to + r * row, j, x); });
+    uint32_t* const to = s.normed.words + r * row_words<P>(width);
+    if constexpr (P == Precision::int8) {
+      Ints magnitudes{};
+      layer_norm(source(r), width, norm.weight, norm.bias, epsilon, [&](int64_t j, Floats x) {
+        magnitudes = larger_magnitude(magnitudes, x);
+        store(s.unscaled + j, x);
+      });
+      s.normed.scales[r] = quantize(s.unscaled, width, magnitudes, to);
+    } else {
+      layer_norm(source(r), width, norm.weight, norm.bias, epsilon, [&](int64_t j, Floats x) { put_row<P>(to, j, x); });
+    }
   }
 }
 
 template <Precision P>
 void project(const Rows& rows, const Weights& w, const Scratch& s) {
+  constexpr Precision A = ATTENTION<P>;
   const int64_t d = rows.job.sizes.width, heads = rows.job.sizes.heads, width = d / heads;
-  const int64_t row = row_words<P>(d), steps = words_of<P>(width);
-  const int64_t head_keys = key_words<P>(rows.length, width), head_values = value_words<P>(rows.length, width);
+  const int64_t row = row_words<P>(d), query_row = row_words<A>(d), steps = words_of<A>(width);
+  const int64_t head_keys = key_words<A>(rows.length, width), head_values = value_words<A>(rows.length, width);
   constexpr int64_t SEGMENT = PANEL < 16 ? PANEL : 16;  // channels of one head: its width is a multiple of 16
   for_each_block(Rows::count(rows), [&](int64_t first, int64_t count) {
-    normalize<P>(count, d, w.norm_attention, rows.job.epsilon, s.normed, [&](int64_t r) { return Rows::input(rows, first + r); });
-    multiply<P>(s.normed, row, count, w.query.weight, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+    normalize<P>(count, d, w.norm_attention, rows.job.epsilon, s, [&](int64_t r) { return Rows::input(rows, first + r); });
+    multiply<P>(s.normed, row, count, w.query.weight, [&](int64_t r0, int64_t n, int64_t c0, const auto& sums) {
       for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
-        put_row<P>(s.queries + (first + r) * row, c, x + load<Floats>(w.query.bias + c));
+        put_row<A>(s.queries + (first + r) * query_row, c, x + load<Floats>(w.query.bias + c));
       });
     });
-    multiply<P>(s.normed, row, count, w.key.weight, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+    multiply<P>(s.normed, row, count, w.key.weight, [&](int64_t r0, int64_t n, int64_t c0, const auto& sums) {
       alignas(64) uint32_t tile[TILE_ROWS * PANEL];
       int64_t places[TILE_ROWS];
       for (int64_t r = 0; r < n; ++r) {
@@ -231,20 +298,20 @@ void project(const Rows& rows, const Weights& w, const Scratch& s) {
         places[r] = cluster * heads * head_keys + (token / PANEL) * steps * PANEL + token % PANEL;
       }
       for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
-        put_row<P>(tile + (r - r0) * PANEL, c - c0, x + load<Floats>(w.key.bias + c));
+        put_row<A>(tile + (r - r0) * PANEL, c - c0, x + load<Floats>(w.key.bias + c));
       });
       for (int64_t c = c0; c < least(c0 + PANEL, d); c += SEGMENT) {
-        uint32_t* const head = s.keys + (c / width) * head_keys + (c % width) / PACK<P> * PANEL;
-        put_columns(tile + (c - c0) / PACK<P>, PANEL, n, SEGMENT / PACK<P>, head, places);
+        uint32_t* const head = s.keys + (c / width) * head_keys + (c % width) / PACK<A> * PANEL;
+        put_columns(tile + (c - c0) / PACK<A>, PANEL, n, SEGMENT / PACK<A>, head, places);
       }
     });
-    multiply<P>(s.normed, row, count, w.value.weight, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+    multiply<P>(s.normed, row, count, w.value.weight, [&](int64_t r0, int64_t n, int64_t c0, const auto& sums) {
       for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
         const int64_t cluster = (first + r) / rows.length, token = (first + r) % rows.length;
         const Floats value = x + load<Floats>(w.value.bias + c);
         // Zero times NaN is NaN: what stands in the padding must not reach the product with the probabilities.
-        put_panel_row<P>(
-            s.values + (cluster * heads + c / width) * head_values, words_of<P>(rows.length), token, c % width,
+        put_panel_row<A>(
+            s.values + (cluster * heads + c / width) * head_values, words_of<A>(rows.length), token, c % width,
             Rows::valid(rows, first + r) ? value : Floats{});
       });
     });
@@ -260,30 +327,38 @@ INTRAFORMER_INLINE void mark_kept(const Rows& rows, int64_t cluster, uint32_t* k
 
 template <Precision P>
 void self_attention(const Rows& rows, const Weights& w, const Scratch& s) {
-  const int64_t d = rows.job.sizes.width, length = rows.length, row = row_words<P>(d);
+  constexpr Precision A = ATTENTION<P>;
+  const int64_t d = rows.job.sizes.width, length = rows.length, row = row_words<A>(d);
   const int64_t heads = rows.job.sizes.heads, width = d / heads;
   project<P>(rows, w, s);
   for (int64_t cluster = 0; cluster < rows.clusters; ++cluster) {
     mark_kept(rows, cluster, s.keep);
     uint32_t* const queries = s.queries + cluster * length * row;
     for (int64_t head = 0; head < heads; ++head) {
-      const uint32_t* const keys = s.keys + (cluster * heads + head) * key_words<P>(length, width);
-      const uint32_t* const values = s.values + (cluster * heads + head) * value_words<P>(length, width);
-      attend<P>(
-          {queries + head * words_of<P>(width), row}, length, {length, width, width, s.keep, keys, values, nullptr, nullptr},
+      const uint32_t* const keys = s.keys + (cluster * heads + head) * key_words<A>(length, width);
+      const uint32_t* const values = s.values + (cluster * heads + head) * value_words<A>(length, width);
+      attend<A>(
+          {queries + head * words_of<A>(width), row}, length, {length, width, width, s.keep, keys, values, nullptr, nullptr},
           1.0f / __builtin_sqrtf(static_cast<float>(width)), s.attention,
           [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
             // In place of the queries of this head, which nobody needs any more.
             for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) {
-              put_row<P>(queries + r * row, head * width + c, s.keep[r] ? x : Floats{});
+              put_row<A>(queries + r * row, head * width + c, s.keep[r] ? x : Floats{});
             });
           });
     }
   }
   for_each_block(Rows::count(rows), [&](int64_t first, int64_t count) {
+    Activations attended{s.queries + first * row, nullptr};
+    if constexpr (P == Precision::int8) {
+      for (int64_t r = 0; r < count; ++r) {
+        const float* const from = reinterpret_cast<const float*>(attended.words + r * row);
+        s.normed.scales[r] = quantize(from, d, s.normed.words + r * row_words<P>(d));
+      }
+      attended = s.normed;
+    }
     multiply<P>(
-        s.queries + first * row, row, count, w.attention_output.weight,
-        [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+        attended, row_words<P>(d), count, w.attention_output.weight, [&](int64_t r0, int64_t n, int64_t c0, const auto& sums) {
           for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
             x += load<Floats>(w.attention_output.bias + c) + load<Floats>(Rows::input(rows, first + r) + c);
             store(Rows::output(rows, first + r) + c, x);
@@ -295,18 +370,19 @@ void self_attention(const Rows& rows, const Weights& w, const Scratch& s) {
 // Adds C-ATT to the rows of a stream. `anchor`: the rows of sub-cluster 0, as they entered the block.
 template <Precision P>
 void cross_attention(const Rows& members, const Rows& anchor, const Weights& w, const Scratch& s) {
+  constexpr Precision A = ATTENTION<P>;
   const Job& job = members.job;
-  const int64_t d = job.sizes.width, row = row_words<P>(d), steps = words_of<P>(d), length = members.length;
+  const int64_t d = job.sizes.width, row = row_words<A>(d), steps = words_of<A>(d), length = members.length;
   // The answer to query j goes to token j of the stream, whoever asks; sub-cluster 0 is never the shorter one.
   for_each_block(Rows::count(members), [&](int64_t first, int64_t count) {
-    normalize<P>(count, d, job.anchor_asks ? w.norm_anchor : w.norm_member, job.epsilon, s.normed, [&](int64_t i) {
+    normalize<P>(count, d, job.anchor_asks ? w.norm_anchor : w.norm_member, job.epsilon, s, [&](int64_t i) {
       const int64_t r = first + i;
       if (!job.anchor_asks) return static_cast<const float*>(Rows::output(members, r));
       return Rows::input(anchor, r / length * anchor.length + r % length);
     });
-    multiply<P>(s.normed, row, count, w.correlation, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+    multiply<P>(s.normed, row_words<P>(d), count, w.correlation, [&](int64_t r0, int64_t n, int64_t c0, const auto& sums) {
       for_each_vector(
-          r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) { put_row<P>(s.queries + (first + r) * row, c, x); });
+          r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) { put_row<A>(s.queries + (first + r) * row, c, x); });
     });
   });
   const Rows& context = job.anchor_asks ? members : anchor;
@@ -318,8 +394,8 @@ void cross_attention(const Rows& members, const Rows& anchor, const Weights& w, 
         const int64_t t = first + r;
         places[r] = (t / PANEL) * steps * PANEL + t % PANEL;
         const auto write = [&](int64_t j, Floats x) {
-          put_row<P>(s.normed + r * row, j, x);
-          put_panel_row<P>(s.values, words_of<P>(context.length), t, j, x);
+          put_row<A>(s.normed.words + r * row, j, x);
+          put_panel_row<A>(s.values, words_of<A>(context.length), t, j, x);
         };
         if (!s.keep[t]) {
           for (int64_t j = 0; j < d; j += LANES) write(j, Floats{});
@@ -333,9 +409,9 @@ void cross_attention(const Rows& members, const Rows& anchor, const Weights& w, 
               write);
         }
       }
-      put_columns(s.normed, row, count, steps, s.keys, places);
+      put_columns(s.normed.words, row, count, steps, s.keys, places);
     });
-    attend<P>(
+    attend<A>(
         {s.queries + cluster * length * row, row}, length, {context.length, d, d, s.keep, s.keys, s.values, nullptr, nullptr},
         1.0f, s.attention, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
           for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
@@ -350,26 +426,35 @@ template <Precision P>
 void feed_forward(const Rows& rows, const Weights& w, const Scratch& s) {
   const int64_t d = rows.job.sizes.width, hidden = rows.job.sizes.hidden;
   const int64_t row = row_words<P>(d), hidden_row = row_words<P>(CHUNK<P>);
+  const int64_t unscaled_row = row_words<Precision::float32>(CHUNK<P>);
   for_each_block(Rows::count(rows), [&](int64_t first, int64_t count) {
-    normalize<P>(count, d, w.norm_ffn, rows.job.epsilon, s.normed, [&](int64_t r) { return Rows::output(rows, first + r); });
+    normalize<P>(count, d, w.norm_ffn, rows.job.epsilon, s, [&](int64_t r) { return Rows::output(rows, first + r); });
     for (int64_t chunk = 0; chunk < hidden; chunk += CHUNK<P>) {
       const int64_t width = least(CHUNK<P>, hidden - chunk);
-      const Panels up{w.ffn_up.weight.words + chunk / PANEL * w.ffn_up.weight.steps * PANEL, w.ffn_up.weight.steps, width};
-      multiply<P>(s.normed, row, count, up, [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+      const Linear up = columns_from<P>(w.ffn_up, chunk, width);
+      multiply<P>(s.normed, row, count, up.weight, [&](int64_t r0, int64_t n, int64_t c0, const auto& sums) {
         for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) {
-          put_row<P>(s.hidden + r * hidden_row, c, gelu(x + load<Floats>(w.ffn_up.bias + chunk + c)));
+          x = gelu(x + load<Floats>(up.bias + c));
+          if constexpr (P == Precision::int8) {
+            store(s.unscaled + r * unscaled_row + c, x);
+          } else {
+            put_row<P>(s.hidden.words + r * hidden_row, c, x);
+          }
         });
       });
-      const Panels& down = w.ffn_down.weight;
-      ::multiply<P>(
-          {s.hidden, hidden_row}, count, {down.words + chunk / PACK<P> * PANEL, down.steps * PANEL, words_of<P>(width), d},
-          [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
-            for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
-              float* const to = Rows::output(rows, first + r) + c;
-              if (chunk == 0) x += load<Floats>(w.ffn_down.bias + c);
-              store(to, load<Floats>(to) + x);
-            });
-          });
+      if constexpr (P == Precision::int8) {
+        for (int64_t r = 0; r < count; ++r) {
+          s.hidden.scales[r] = quantize(s.unscaled + r * unscaled_row, width, s.hidden.words + r * hidden_row);
+        }
+      }
+      const Panels down = rows_from<P>(w.ffn_down.weight, chunk, width);
+      multiply<P>(s.hidden, hidden_row, count, down, [&](int64_t r0, int64_t n, int64_t c0, const auto& sums) {
+        for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
+          float* const to = Rows::output(rows, first + r) + c;
+          if (chunk == 0) x += load<Floats>(w.ffn_down.bias + c);
+          store(to, load<Floats>(to) + x);
+        });
+      });
     }
   });
 }
@@ -391,20 +476,32 @@ void run(const Job& job, int64_t task, void* memory) {
 
 // ---- The table ----
 
+template <Precision P>
+struct For {
+  static constexpr Precision precision = P;
+};
+
+template <typename Body>
+INTRAFORMER_INLINE auto with_precision(Compute compute, Body body) {
+  if (compute == Compute::int8) return body(For<Precision::int8>{});
+  if (compute == Compute::bfloat16) return body(For<Precision::bfloat16>{});
+  return body(For<Precision::float32>{});
+}
+
 int64_t packed_bytes_of(const Sizes& sizes) {
-  return sizes.bfloat16 ? packed_bytes<Precision::bfloat16>(sizes) : packed_bytes<Precision::float32>(sizes);
+  return with_precision(sizes.compute, [&](auto p) { return packed_bytes<p.precision>(sizes); });
 }
 
 void pack_of(const Sizes& sizes, const Parameters& parameters, void* packed) {
-  sizes.bfloat16 ? pack<Precision::bfloat16>(sizes, parameters, packed) : pack<Precision::float32>(sizes, parameters, packed);
+  with_precision(sizes.compute, [&](auto p) { pack<p.precision>(sizes, parameters, packed); });
 }
 
 int64_t scratch_bytes_of(const Job& job) {
-  return job.sizes.bfloat16 ? scratch_bytes<Precision::bfloat16>(job) : scratch_bytes<Precision::float32>(job);
+  return with_precision(job.sizes.compute, [&](auto p) { return scratch_bytes<p.precision>(job); });
 }
 
 void run_of(const Job& job, int64_t task, void* scratch) {
-  job.sizes.bfloat16 ? run<Precision::bfloat16>(job, task, scratch) : run<Precision::float32>(job, task, scratch);
+  with_precision(job.sizes.compute, [&](auto p) { run<p.precision>(job, task, scratch); });
 }
 
 }  // namespace

@@ -7,13 +7,16 @@
 
 namespace intraformer::encoder_block {
 
+// What the matrix products multiply: int8 in the linear layers, and float32 beside them.
+enum class Compute : int64_t { float32, bfloat16, int8 };
+
 // What fixes the layout of a stream's packed weights.
 struct Sizes {
   int64_t width;   // d, a multiple of 16
   int64_t heads;   // H; the width of a head is a multiple of 16
   int64_t hidden;  // of the feed-forward network, a multiple of 16
   bool cross;      // a Cross-transformer: C-ATT after the self-attention
-  bool bfloat16;   // operands of the matrix products, else float32
+  Compute compute;
 };
 
 constexpr int PARAMETERS = 12;        // of a Transformer
@@ -52,6 +55,6 @@ struct BlockLoops {
 
 inline int64_t groups(const Job& job) { return (job.clusters + job.clusters_a_task - 1) / job.clusters_a_task; }
 
-INTRAFORMER_LOOPS(BlockLoops, block, avx512_bf16)
+INTRAFORMER_LOOPS(BlockLoops, block, avx512_vnni, avx512_bf16)
 
 }  // namespace intraformer::encoder_block

@@ -2,9 +2,9 @@
 //
 // Operators (schemas in csrc/library.cpp; B clusters of n tokens of d channels, H heads, f channels in the feed-forward network):
 //
-//   encoder_block_pack(Tensor[] parameters, int num_heads, bool bfloat16) -> Tensor
+//   encoder_block_pack(Tensor[] parameters, int num_heads, str compute) -> Tensor
 //   encoder_block_fingerprint(Tensor[] parameters) -> int
-//   encoder_block(Tensor tokens, Tensor? valid, Tensor[] packed, int num_heads, int hidden_width, bool bfloat16,
+//   encoder_block(Tensor tokens, Tensor? valid, Tensor[] packed, int num_heads, int hidden_width, str compute,
 //                 bool anchor_asks, float epsilon) -> Tensor
 //
 // A stream's parameters, contiguous float32, in this order (weights of linear layers are [out, in]):
@@ -33,8 +33,14 @@
 //   m > 0:  h_m' += softmax((x W) c^T) c                          x = norm_member(h_m'); with anchor_asks softmax((c W) x^T) x
 //   result_m = h_m' + FFN(norm_ffn(h_m'))                         FFN(x) = W_down gelu(W_up x)
 //
-// bfloat16: both operands of every matrix product are rounded to bfloat16. Sums, norms, softmax, GELU and the tokens themselves
-// are float32 in either case.
+// compute says what the matrix products multiply. Sums, norms, softmax, GELU and the tokens themselves are float32 in any case.
+//
+//   float32
+//   bfloat16   both operands of every product are rounded to it
+//   int8       the linear layers, and x W of C-ATT, multiply integers of a step each: x ~ a q, |q| <= 127, with a = max|x| / 127 of
+//              the token's channels, found as it comes; W ~ c w with c of the output channel, found at packing; y = a c (q w) + bias
+//              with q w summed in int32. The hidden layer has a step for each token and 512 channels. Both attentions multiply
+//              float32. A token with a channel that is not finite, or a weight that is not, gives NaN. d is 65536 at most.
 //
 // Edges. What stands in a padding token changes no valid token of the result, except as a query of C-ATT with anchor_asks: give
 // finite padding there. Its own row is computed like the others. Where no token may be looked at attention gives 0. A NaN in a

@@ -21,17 +21,18 @@ ANCHOR_FROM_TABLE = ("cuda",)
 # to be copied or pickled with it.
 _PACKED: WeakKeyDictionary[Block, tuple[object, list[Tensor]]] = WeakKeyDictionary()
 
+COMPUTES = ("float", "int8")
+
 
 class Intraformer(reference.Intraformer):
     __doc__ = reference.Intraformer.__doc__
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._compute = "float"
         # A backend that cannot serve is refused here, not at the first call.
         if self.backend == "cpu":
-            tokens = torch.empty(0, 0, self.embed_dim, device="cpu", dtype=torch.float32)
-            sizes = _packed_sizes(self.blocks[0], self.num_heads)  # type: ignore[arg-type]
-            routing.select("encoder_block", tokens, None, [], sizes, 0.0, backend="cpu")
+            routing.select("encoder_block", *self._any_fused_call(), backend="cpu")
         else:
             for op in ("block_attention", "correlation_attention"):
                 routing.select(op, backend=self.backend)
@@ -45,6 +46,42 @@ class Intraformer(reference.Intraformer):
         """
         return cls(**{**preset(name).model, **overrides})
 
+    @property
+    def compute(self) -> str:
+        """What the linear layers of the blocks multiply: "float" (float32, or what autocast says), or "int8".
+
+        With "int8" the blocks run on the CPU and without gradients alone: a step of quantization a token and one an output channel,
+        sums in int32, everything else in float32 (csrc/encoder_block/op.h). Faster, and less exact; it is no part of the state.
+
+        Raises:
+            ValueError: there is no such way to compute.
+            NotImplementedError: on assignment or in a later call, int8 cannot be served; the message says why.
+        """
+        return self._compute
+
+    @compute.setter
+    def compute(self, value: str) -> None:
+        if value not in COMPUTES:
+            raise ValueError(f"compute = {value!r}: expected one of {', '.join(map(repr, COMPUTES))}")
+        if value == "int8":
+            self._check_int8(*self._any_fused_call())
+        self._compute = value
+
+    def _any_fused_call(self) -> tuple[Any, ...]:
+        """Arguments for the routing of a fused block that only the model's own sizes can spoil."""
+        tokens = torch.empty(0, 0, self.embed_dim, device="cpu", dtype=torch.float32)
+        return tokens, None, [], self._packed_sizes(self.blocks[0]), 0.0  # type: ignore[arg-type]
+
+    def _check_int8(self, *call: Any) -> None:
+        reasons = routing.not_supported_reasons("encoder_block", "cpu", *call)
+        if self.backend not in ("auto", "cpu"):
+            reasons.append(f"the model was made with backend={self.backend!r}")
+        if reasons:
+            raise NotImplementedError(
+                f"compute='int8' cannot be served: {'; '.join(reasons)}; it is for inference on the CPU, "
+                "compute='float' for everything"
+            )
+
     def train(self, mode: bool = True) -> "Intraformer":
         """As `torch.nn.Module.train`; going into training also frees the packed weights of inference."""
         if mode:
@@ -56,9 +93,12 @@ class Intraformer(reference.Intraformer):
         if self.backend in ("auto", "cpu"):
             streams = [_stream_parameters(block, m) for m in range(len(block.layers))]
             parameters = [p for stream in streams for p in stream]
-            sizes = _packed_sizes(block, self.num_heads)
+            sizes = self._packed_sizes(block)
             dropout = block.dropout.p if block.dropout.training else 0.0
-            module = routing.select("encoder_block", tokens, valid, parameters, sizes, dropout, backend=self.backend)
+            call = (tokens, valid, parameters, sizes, dropout)
+            if self.compute == "int8":
+                self._check_int8(*call)
+            module = routing.select("encoder_block", *call, backend=self.backend)
             if module is encoder_block:
                 return self._fused_block(block, tokens, valid, streams, sizes)
         return self._unfused_block(block, tokens, valid, bounds)
@@ -93,7 +133,9 @@ class Intraformer(reference.Intraformer):
     def _sample_tokens(self, features: Tensor, neighbors: Tensor) -> Tensor | None:
         """The tokens [N, d] of all samples as they enter the first block, or None where a place has a token of its own, or where
         projecting every sample for each of the k streams would be more work than projecting every place."""
-        if self.position != "none" or self.similarity_projection is not None or self.backend == "reference":
+        if self.position != "none" or self.similarity_projection is not None:
+            return None
+        if self.backend == "reference" or self.compute == "int8":
             return None
         if features.dim() != 2 or neighbors.dim() != 2 or features.shape[1] != self.input_dim:
             return None
@@ -175,6 +217,10 @@ class Intraformer(reference.Intraformer):
             answer = gather_correlation_attention.cross_attention(call)
         return block.dropout(answer).split(sizes, dim=1)
 
+    def _packed_sizes(self, block: Block) -> encoder_block.Sizes:
+        compute = "int8" if self.compute == "int8" else encoder_block.compute_of_autocast()
+        return encoder_block.Sizes(self.num_heads, block.layer(0).ffn_up.out_features, compute)
+
     def _fused_block(
         self,
         block: Block,
@@ -192,10 +238,6 @@ class Intraformer(reference.Intraformer):
             anchor_asks=self.cross_query == "anchor",
             epsilon=block.layer(0).norm_attention.eps,
         )
-
-
-def _packed_sizes(block: Block, num_heads: int) -> encoder_block.Sizes:
-    return encoder_block.Sizes(num_heads, block.layer(0).ffn_up.out_features, encoder_block.computes_in_bfloat16())
 
 
 def _stream_parameters(block: Block, stream: int) -> list[Tensor]:

@@ -17,7 +17,7 @@ class Sizes(NamedTuple):
 
     num_heads: int
     hidden_width: int
-    bfloat16: bool
+    compute: str  # "float32", "bfloat16" or "int8" (csrc/encoder_block/op.h)
 
 
 def not_supported_reasons(
@@ -62,15 +62,15 @@ def not_supported_reasons(
     return reasons
 
 
-def computes_in_bfloat16() -> bool:
-    """Whether autocast asks for bfloat16 products on the CPU."""
-    return torch.is_autocast_enabled("cpu")
+def compute_of_autocast() -> str:
+    """What autocast asks the products on the CPU to be computed in."""
+    return "bfloat16" if torch.is_autocast_enabled("cpu") else "float32"
 
 
 def pack(parameters: Sequence[Tensor], sizes: Sizes) -> Tensor:
     """A stream's parameters (csrc/encoder_block/op.h has their order) as the one tensor that the loops read."""
     op = torch.ops.intraformer_fast.encoder_block_pack
-    packed: Tensor = op([p.detach().contiguous() for p in parameters], sizes.num_heads, sizes.bfloat16)
+    packed: Tensor = op([p.detach().contiguous() for p in parameters], sizes.num_heads, sizes.compute)
     return packed
 
 
@@ -113,7 +113,7 @@ def _output_shape(
     packed: list[Tensor],
     num_heads: int,
     hidden_width: int,
-    bfloat16: bool,
+    compute: str,
     anchor_asks: bool,
     epsilon: float,
 ) -> Tensor:

@@ -9,6 +9,7 @@ from intraformer_fast.reference.attention import (
 from intraformer_fast.reference.decomposition import subcluster_bounds
 from intraformer_fast.reference.intraformer import Intraformer
 from intraformer_fast.reference.losses import purity_fmi, purity_fmi_means
+from intraformer_fast.reference.quantization import quantized_linear
 
 __all__ = [
     "Intraformer",
@@ -18,5 +19,6 @@ __all__ = [
     "gather_correlation_attention",
     "purity_fmi",
     "purity_fmi_means",
+    "quantized_linear",
     "subcluster_bounds",
 ]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512_bf16")
+INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16")
 
 CODE = """
 import sys, torch

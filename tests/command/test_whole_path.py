@@ -37,6 +37,20 @@ def test_knn_then_cluster_then_evaluate(files, tmp_path, answer):
     assert scores["pairwise"]["f"] > 0.6
 
 
+@pytest.mark.parametrize("options", [("--backend", "reference"), ("--precision", "int8")])
+def test_other_arithmetic_finds_nearly_the_same_clusters(options, files, tmp_path, answer):
+    found = [tmp_path / "auto.npy", tmp_path / "other.npy"]
+    for output, more in zip(found, ((), options), strict=True):
+        answer("cluster", files.model, files.test_features, "--output", output, "--quiet", *more)
+    assert answer("evaluate", *found)["pairwise"]["f"] > 0.98
+
+
+def test_int8_elsewhere_is_refused(files, tmp_path, run):
+    arguments = ("cluster", files.model, files.test_features, "--output", tmp_path / "c.npy", "--quiet")
+    told = run(*arguments, "--precision", "int8", "--backend", "reference", check=3).stderr
+    assert "compute='int8' cannot be served: the model was made with backend='reference'" in told
+
+
 def test_another_rule_may_be_asked_for(files, tmp_path, answer):
     made = answer(
         "cluster", files.model, files.test_features, "--output", tmp_path / "c.npy", "--quiet",

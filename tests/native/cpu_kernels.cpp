@@ -10,6 +10,7 @@
 
 #include "cpu/gemm.h"
 #include "cpu/operands.h"
+#include "cpu/quantized.h"
 #include "cpu/rows.h"
 
 namespace {
@@ -86,6 +87,75 @@ void test_product(int64_t rows, int64_t k, int64_t columns) {
       expect(std::fabs(found - sum) <= 6e-8 * (4 + std::sqrt(double(k))) * terms, name + ": " + std::to_string(found - sum));
       expect(std::memcmp(&found, &alone[i * wide + n], sizeof found) == 0, name + ": not the same bits in another tile");
       expect(std::memcmp(&found, &turned[i * wide + n], sizeof found) == 0, name + ": not the same bits from A transposed");
+    }
+  }
+}
+
+// Sums of int8 products are those of integers, at the ends of both ranges too.
+void test_integer_product(int64_t rows, int64_t k, int64_t columns) {
+  constexpr Precision P = Precision::int8;
+  const std::string name = "int8 [" + std::to_string(rows) + ", " + std::to_string(k) + "] x " + std::to_string(columns);
+  const int64_t steps = words_of<P>(k), row = row_words<P>(k);
+  std::vector<uint8_t> a(rows * k);
+  std::vector<int8_t> b(k * columns);
+  for (uint8_t& x : a) x = generator() % 4 ? generator() : 255;
+  for (int8_t& x : b) x = generator() % 4 ? generator() : -128;
+  std::vector<uint32_t> a_words(rows * row, 0), b_words(panels_of(columns) * steps * PANEL, 0);
+  for (int64_t i = 0; i < rows; ++i) std::memcpy(a_words.data() + i * row, a.data() + i * k, k);
+  for (int64_t j = 0; j < k; ++j) {
+    for (int64_t n = 0; n < columns; ++n) put<P>(b_words.data(), steps, j, n, b[j * columns + n]);
+  }
+  const Right right{b_words.data(), steps * PANEL, steps, columns};
+  multiply<P>({a_words.data(), row}, rows, right, [&](int64_t first, int64_t count, int64_t column, const int32_t* sums) {
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t n = column; n < columns && n < column + PANEL; ++n) {
+        int64_t sum = 0;
+        for (int64_t j = 0; j < k; ++j) sum += int64_t{a[(first + i) * k + j]} * b[j * columns + n];
+        expect(sums[i * PANEL + n - column] == sum, name + ": " + std::to_string(sums[i * PANEL + n - column] - sum));
+      }
+    }
+  });
+}
+
+void test_quantized() {
+  const int64_t k = 48, columns = 32, group = 32, rows = 5;
+  std::vector<float> x(rows * k), w(columns * k);
+  for (float& v : x) v = normal();
+  for (float& v : w) v = normal();
+  for (int64_t j = 0; j < k; ++j) x[j] = 0, x[k + j] *= 1e-38f, x[2 * k + j] *= 1e30f;
+  x[3 * k + 7] = NOT_A_NUMBER, x[4 * k + 9] = -std::numeric_limits<float>::infinity();
+  std::vector<uint32_t> panels(panels_of(columns) * words_of<Precision::int8>(k) * PANEL);
+  std::vector<float> scales(columns);
+  std::vector<int32_t> offsets(2 * columns);
+  w[3 * k + 1] = NOT_A_NUMBER, w[4 * k + 2] = std::numeric_limits<float>::infinity();
+  quantize_panels(w.data(), 1, k, k, columns, group, panels.data(), {scales.data(), offsets.data()});
+  const auto at = [&](int64_t j, int64_t n) {
+    const uint32_t word = panels[((n / PANEL) * words_of<Precision::int8>(k) + j / 4) * PANEL + n % PANEL];
+    return static_cast<int8_t>(word >> 8 * (j % 4));
+  };
+  for (int64_t n = 0; n < columns; ++n) {
+    if (n == 3 || n == 4) {
+      expect(std::isnan(scales[n]), "the scale of a column that is not finite");
+      continue;
+    }
+    float largest = 0;
+    for (int64_t j = 0; j < k; ++j) largest = std::fmax(largest, std::fabs(w[n * k + j]));
+    expect(std::fabs(scales[n] * 127 - largest) <= 1e-6f * largest, "the scale of a column");
+    int32_t sums[2] = {};
+    for (int64_t j = 0; j < k; ++j) {
+      sums[j / group] += at(j, n);
+      expect(std::fabs(at(j, n) * scales[n] - w[n * k + j]) <= 0.5001f * scales[n], "a number of a column");
+    }
+    expect(offsets[n] == 128 * sums[0] && offsets[columns + n] == 128 * sums[1], "the offset of a column");
+  }
+  std::vector<uint32_t> words(row_words<Precision::int8>(k));
+  for (int64_t r = 0; r < rows; ++r) {
+    const float scale = quantize(x.data() + r * k, k, words.data());
+    expect(std::isnan(scale) == (r > 2), "the scale of a row");
+    for (int64_t j = 0; j < k && r < 3; ++j) {
+      const int q = reinterpret_cast<const uint8_t*>(words.data())[j] - 128;
+      if (r < 2) expect(q == 0, "a number of a row of zeros, or nearly");
+      if (r == 2) expect(std::fabs(q * scale - x[r * k + j]) <= 0.5001f * scale, "a number of a row");
     }
   }
 }
@@ -263,12 +333,14 @@ int test_one_set() {
       for (const int64_t columns : {1, 16, 48, 65}) {
         test_product<Precision::float32>(rows, k, columns);
         test_product<Precision::bfloat16>(rows, k, columns);
+        test_integer_product(rows, k, columns);
       }
     }
   }
   test_product<Precision::bfloat16>(3, 2 * RUN<Precision::bfloat16> + 5, 40);
   test_layout<Precision::float32>();
   test_layout<Precision::bfloat16>();
+  test_quantized();
   test_gelu();
   for (const int64_t width : {16, 48, 512}) {
     for (const float shift : {0.0f, 30.0f}) test_layer_norm(width, shift);

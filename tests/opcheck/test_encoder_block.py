@@ -21,20 +21,20 @@ LAYOUTS = {
 }
 
 
-def streams(bfloat16):
+def streams(compute):
     torch.manual_seed(0)
     block = nn.Intraformer(32, 9, 2, 1, 2).blocks[0]
-    sizes = encoder_block.Sizes(2, 128, bfloat16)
+    sizes = encoder_block.Sizes(2, 128, compute)
     return [encoder_block.pack(_stream_parameters(block, m), sizes) for m in range(2)], sizes
 
 
-@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("compute", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_opcheck(layout, masked, bfloat16):
+def test_opcheck(layout, masked, compute):
     tokens = LAYOUTS[layout]()
     valid = torch.rand(tokens.shape[:2]) < 0.7 if masked else None
-    packed, sizes = streams(bfloat16)
+    packed, sizes = streams(compute)
     torch.library.opcheck(
         OPS.encoder_block, (tokens, valid, packed, *sizes, False, 1e-5), test_utils=("test_schema", "test_faketensor")
     )
@@ -50,10 +50,12 @@ def test_opcheck(layout, masked, bfloat16):
         (lambda a: [*a[:2], [], *a[3:]], "no packed weights"),
         (lambda a: [*a[:3], 4, *a[4:]], "a head is not a multiple of 16"),
         (lambda a: [*a[:4], 64, *a[5:]], "packed weights 0 were not packed"),
+        (lambda a: [*a[:5], "int8", *a[6:]], "packed weights 0 were not packed"),
+        (lambda a: [*a[:5], "int4", *a[6:]], "compute is not float32, bfloat16 or int8"),
     ],
 )
 def test_bad_arguments_are_refused(change, message):
-    packed, sizes = streams(False)
+    packed, sizes = streams("float32")
     arguments = [torch.randn(3, 9, 32), None, packed, *sizes, False, 1e-5]
     OPS.encoder_block(*arguments)
     with pytest.raises(ValueError, match=message):
@@ -63,10 +65,10 @@ def test_bad_arguments_are_refused(change, message):
 def test_bad_parameters_are_refused():
     parameters = [p.detach() for p in _stream_parameters(nn.Intraformer(32, 9, 2, 1, 2).blocks[0], 1)]
     with pytest.raises(ValueError, match="the 17 of a Cross-transformer"):
-        OPS.encoder_block_pack(parameters[:16], 2, False)
+        OPS.encoder_block_pack(parameters[:16], 2, "float32")
     for wrong in (parameters[4].t(), parameters[4].double(), parameters[4][:16]):
         with pytest.raises(ValueError, match="parameter 4 is not a contiguous float32 tensor"):
-            OPS.encoder_block_pack([*parameters[:4], wrong, *parameters[5:]], 2, False)
+            OPS.encoder_block_pack([*parameters[:4], wrong, *parameters[5:]], 2, "float32")
 
 
 def test_compiled_and_transformed_models_go_the_unfused_way():

@@ -14,6 +14,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 PRECISIONS = ("fp32", "bf16")
+# What int8 is compared with stands in test_encoder_block_int8.py.
+WAYS = (*PRECISIONS, "int8")
 # embed_dim, num_neighbors, num_subclusters, num_layers, num_heads, options
 MODELS = {
     "paper, narrow": (128, 256, 4, 2, 4, {}),
@@ -44,6 +46,8 @@ def model_pair(name, **more):
 
 
 def run(model, x, valid=None, precision="fp32"):
+    if precision == "int8":
+        model.compute = "int8"
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         return model(x, valid).float()
 
@@ -97,7 +101,7 @@ def test_unusual_inputs(x, precision):
     assert_parity(*model_pair("ragged, anchor asks"), x, precision=precision)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", WAYS)
 @pytest.mark.parametrize("name", ["paper, narrow", "ragged, anchor asks"])
 def test_poisoned_padding_changes_no_bit(name, precision):
     fast, _ = model_pair(name)
@@ -123,17 +127,18 @@ def test_poisoned_padding_of_the_block_itself():
     assert torch.equal(clean[valid], poisoned[valid])
 
 
-def test_nan_stays_in_its_cluster():
+@pytest.mark.parametrize("precision", WAYS)
+def test_nan_stays_in_its_cluster(precision):
     fast, _ = model_pair("paper, narrow")
     x = features(3, 256, 128)
-    clean = run(fast, x)
+    clean = run(fast, x, precision=precision)
     x[1, 5] = torch.nan
-    found = run(fast, x)
+    found = run(fast, x, precision=precision)
     assert found[1].isnan().all()  # sub-cluster 0, which all the others look at
     assert torch.equal(found[[0, 2]], clean[[0, 2]])
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", WAYS)
 @pytest.mark.parametrize("name", ["paper, narrow", "many short ones"])
 def test_same_bits_on_any_threads_and_in_any_batch(name, precision):
     fast, _ = model_pair(name)
@@ -143,18 +148,8 @@ def test_same_bits_on_any_threads_and_in_any_batch(name, precision):
     try:
         for count in (1, 2, 3, 1):
             torch.set_num_threads(count)
-            with torch.inference_mode():
-                tokens = fast._block(
-                    fast.blocks[0], x, None, reference.subcluster_bounds(x.shape[1], fast.num_subclusters)
-                )
-            results.append(tokens)
-        with torch.inference_mode():
-            alone = [
-                fast._block(
-                    fast.blocks[0], row[None], None, reference.subcluster_bounds(x.shape[1], fast.num_subclusters)
-                )
-                for row in x
-            ]
+            results.append(run(fast, x, precision=precision))
+        alone = [run(fast, row[None], precision=precision) for row in x]
     finally:
         torch.set_num_threads(threads)
     for result in (*results[1:], torch.cat(alone)):
@@ -238,7 +233,7 @@ def test_reasons(change, reason):
             "tokens": torch.randn(2, 4, 32),
             "valid": None,
             "parameters": [torch.nn.Parameter(torch.randn(32))],
-            "sizes": encoder_block.Sizes(2, 64, False),
+            "sizes": encoder_block.Sizes(2, 64, "float32"),
             "dropout": 0.0,
         }
     )
