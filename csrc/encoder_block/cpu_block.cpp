@@ -206,6 +206,10 @@ int64_t scratch_bytes(const Job& job) {
   return pieces.used;
 }
 
+// In 32 bits, which rows of a task and channels fit in: dividing 64 takes as long as a dozen of products.
+INTRAFORMER_INLINE int64_t quotient(int64_t a, int64_t b) { return static_cast<uint32_t>(a) / static_cast<uint32_t>(b); }
+INTRAFORMER_INLINE int64_t remainder(int64_t a, int64_t b) { return static_cast<uint32_t>(a) % static_cast<uint32_t>(b); }
+
 // A run of the tokens of each cluster of a task; row r is token r % length of cluster r / length.
 struct Rows {
   const Job& job;
@@ -213,8 +217,8 @@ struct Rows {
   int64_t first_token, length;
 
   static int64_t count(const Rows& rows) { return rows.clusters * rows.length; }
-  INTRAFORMER_INLINE int64_t cluster(const Rows& rows, int64_t r) { return rows.first_cluster + r / rows.length; }
-  INTRAFORMER_INLINE int64_t token(const Rows& rows, int64_t r) { return rows.first_token + r % rows.length; }
+  INTRAFORMER_INLINE int64_t cluster(const Rows& rows, int64_t r) { return rows.first_cluster + quotient(r, rows.length); }
+  INTRAFORMER_INLINE int64_t token(const Rows& rows, int64_t r) { return rows.first_token + remainder(r, rows.length); }
   INTRAFORMER_INLINE const float* input(const Rows& rows, int64_t r) {
     return rows.job.input + cluster(rows, r) * rows.job.cluster_stride + token(rows, r) * rows.job.token_stride;
   }
@@ -294,24 +298,24 @@ void project(const Rows& rows, const Weights& w, const Scratch& s) {
       alignas(64) uint32_t tile[TILE_ROWS * PANEL];
       int64_t places[TILE_ROWS];
       for (int64_t r = 0; r < n; ++r) {
-        const int64_t cluster = (first + r0 + r) / rows.length, token = (first + r0 + r) % rows.length;
+        const int64_t cluster = quotient(first + r0 + r, rows.length), token = remainder(first + r0 + r, rows.length);
         places[r] = cluster * heads * head_keys + (token / PANEL) * steps * PANEL + token % PANEL;
       }
       for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
         put_row<A>(tile + (r - r0) * PANEL, c - c0, x + load<Floats>(w.key.bias + c));
       });
       for (int64_t c = c0; c < least(c0 + PANEL, d); c += SEGMENT) {
-        uint32_t* const head = s.keys + (c / width) * head_keys + (c % width) / PACK<A> * PANEL;
+        uint32_t* const head = s.keys + quotient(c, width) * head_keys + remainder(c, width) / PACK<A> * PANEL;
         put_columns(tile + (c - c0) / PACK<A>, PANEL, n, SEGMENT / PACK<A>, head, places);
       }
     });
     multiply<P>(s.normed, row, count, w.value.weight, [&](int64_t r0, int64_t n, int64_t c0, const auto& sums) {
       for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
-        const int64_t cluster = (first + r) / rows.length, token = (first + r) % rows.length;
+        const int64_t cluster = quotient(first + r, rows.length), token = remainder(first + r, rows.length);
         const Floats value = x + load<Floats>(w.value.bias + c);
         // Zero times NaN is NaN: what stands in the padding must not reach the product with the probabilities.
         put_panel_row<A>(
-            s.values + (cluster * heads + c / width) * head_values, words_of<A>(rows.length), token, c % width,
+            s.values + (cluster * heads + quotient(c, width)) * head_values, words_of<A>(rows.length), token, remainder(c, width),
             Rows::valid(rows, first + r) ? value : Floats{});
       });
     });
@@ -378,7 +382,7 @@ void cross_attention(const Rows& members, const Rows& anchor, const Weights& w, 
     normalize<P>(count, d, job.anchor_asks ? w.norm_anchor : w.norm_member, job.epsilon, s, [&](int64_t i) {
       const int64_t r = first + i;
       if (!job.anchor_asks) return static_cast<const float*>(Rows::output(members, r));
-      return Rows::input(anchor, r / length * anchor.length + r % length);
+      return Rows::input(anchor, quotient(r, length) * anchor.length + remainder(r, length));
     });
     multiply<P>(s.normed, row_words<P>(d), count, w.correlation, [&](int64_t r0, int64_t n, int64_t c0, const auto& sums) {
       for_each_vector(

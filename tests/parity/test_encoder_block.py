@@ -143,13 +143,20 @@ def test_nan_stays_in_its_cluster(precision):
 def test_same_bits_on_any_threads_and_in_any_batch(name, precision):
     fast, _ = model_pair(name)
     x = features(5, fast.num_neighbors, fast.embed_dim)
+    if precision == "int8":
+        fast.compute = "int8"
+
+    def run_block(x):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            return fast._block(fast.blocks[0], x, None, reference.subcluster_bounds(x.shape[1], fast.num_subclusters))
+
     threads = torch.get_num_threads()
     results = []
     try:
         for count in (1, 2, 3, 1):
             torch.set_num_threads(count)
-            results.append(run(fast, x, precision=precision))
-        alone = [run(fast, row[None], precision=precision) for row in x]
+            results.append(run_block(x))
+        alone = [run_block(row[None]) for row in x]
     finally:
         torch.set_num_threads(threads)
     for result in (*results[1:], torch.cat(alone)):
