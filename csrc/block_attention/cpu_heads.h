@@ -43,6 +43,6 @@ struct HeadLoops {
 
 inline int64_t tasks(const Job& job) { return job.clusters * job.blocks * job.heads; }
 
-INTRAFORMER_LOOPS(HeadLoops, heads, avx512, avx512_bf16)
+INTRAFORMER_LOOPS(HeadLoops, heads, avx512_bf16)
 
 }  // namespace intraformer::block_attention

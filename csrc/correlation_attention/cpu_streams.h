@@ -56,6 +56,6 @@ struct StreamLoops {
 
 inline int64_t groups(const Job& job) { return (job.clusters + job.clusters_a_task - 1) / job.clusters_a_task; }
 
-INTRAFORMER_LOOPS(StreamLoops, streams, avx512, avx512_bf16)
+INTRAFORMER_LOOPS(StreamLoops, streams, avx512_bf16)
 
 }  // namespace intraformer::correlation_attention

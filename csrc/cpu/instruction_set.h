@@ -13,10 +13,12 @@ const char* name(InstructionSet set);
 
 }  // namespace intraformer
 
-// Declares a room's tables of loops, <set>_<name>, and <name>_loops(), the one for the set in use; `vnni` and `best` name the tables
-// that serve AVX-512-VNNI and AVX-512-BF16, for which a room without products of int8 or bfloat16 is not compiled.
+// Declares a room's tables of loops, <set>_<name>, and <name>_loops(), the one for the set in use; `best` names the table that
+// serves AVX-512-BF16, which a room without products of bfloat16 does not compile for. One with products of int8 names the table
+// that serves AVX-512-VNNI as well.
+#define INTRAFORMER_LOOPS(Type, name, best) INTRAFORMER_INT8_LOOPS(Type, name, avx512, best)
 #ifdef INTRAFORMER_X86
-#define INTRAFORMER_LOOPS(Type, name, vnni, best)             \
+#define INTRAFORMER_INT8_LOOPS(Type, name, vnni, best)        \
   extern const Type generic_##name;                           \
   extern const Type avx2_##name;                              \
   extern const Type avx512_##name;                            \
@@ -33,7 +35,7 @@ const char* name(InstructionSet set);
     return generic_##name;                                    \
   }
 #else
-#define INTRAFORMER_LOOPS(Type, name, vnni, best) \
-  extern const Type generic_##name;               \
+#define INTRAFORMER_INT8_LOOPS(Type, name, vnni, best) \
+  extern const Type generic_##name;                    \
   static inline const Type& name##_loops() { return generic_##name; }
 #endif

@@ -13,6 +13,6 @@ struct PeakLoops {
   int64_t (*flops_a_step)(bool bfloat16);
 };
 
-INTRAFORMER_LOOPS(PeakLoops, peak, avx512, avx512_bf16)
+INTRAFORMER_LOOPS(PeakLoops, peak, avx512_bf16)
 
 }  // namespace intraformer

@@ -55,6 +55,6 @@ struct BlockLoops {
 
 inline int64_t groups(const Job& job) { return (job.clusters + job.clusters_a_task - 1) / job.clusters_a_task; }
 
-INTRAFORMER_LOOPS(BlockLoops, block, avx512_vnni, avx512_bf16)
+INTRAFORMER_INT8_LOOPS(BlockLoops, block, avx512_vnni, avx512_bf16)
 
 }  // namespace intraformer::encoder_block

@@ -49,6 +49,6 @@ struct RowLoops {
   void (*backward)(const Inputs&, const Gradients&, int64_t begin, int64_t end);
 };
 
-INTRAFORMER_LOOPS(RowLoops, rows, avx512, avx512)
+INTRAFORMER_LOOPS(RowLoops, rows, avx512)
 
 }  // namespace intraformer::purity_fmi
