@@ -24,6 +24,13 @@ STABLE_TORCH_LIBRARY(intraformer_fast, library) {
   library.def(
       "encoder_block(Tensor tokens, Tensor? valid, Tensor[] packed, int num_heads, int hidden_width, str compute,"
       " bool anchor_asks, float epsilon) -> Tensor");
+  library.def(
+      "stream_linear(Tensor input, Tensor? residual, Tensor[] weights, Tensor[] biases, Tensor[] norm_weights,"
+      " Tensor[] norm_biases, bool gelu, float epsilon, bool bfloat16) -> (Tensor output, Tensor moments)");
+  library.def(
+      "stream_linear_backward(Tensor grad, Tensor input, Tensor moments, Tensor[] weights, Tensor[] norm_weights,"
+      " Tensor[] norm_biases, bool gelu, bool bfloat16) -> (Tensor grad_input, Tensor grad_weights, Tensor grad_biases,"
+      " Tensor grad_norm_weights, Tensor grad_norm_biases)");
   library.def("cpu_instruction_set() -> str");
   // Keeps each of torch's threads multiplying in registers for so many steps; the floating-point operations of all of them.
   library.def("cpu_peak(int steps, bool bfloat16) -> int");

@@ -8,16 +8,16 @@
 
 namespace {
 
-// x Phi(x), the GELU by the error function. Phi(x) - 1/2 is odd: x times a polynomial in x^2, fitted on |x| <= 5.5 with an error
-// of 8e-9; beyond, Phi is 0 or 1 in float32. NaN stays NaN.
-INTRAFORMER_INLINE Floats gelu(Floats x) {
-  constexpr float limit = 5.5f * 5.5f;
+// Beyond it Phi is 0 or 1 in float32.
+constexpr float PHI_LIMIT = 5.5f * 5.5f;
+
+// (Phi(x) - 1/2) / x from the square of x, up to PHI_LIMIT: a polynomial fitted with an error of 8e-9 in x times it.
+INTRAFORMER_INLINE Floats phi_over_x(Floats square) {
   constexpr float coefficients[] = {-0.000236417836f, 0.000631559815f, -0.000529131619f, 0.000720104028f,
                                     -0.00241865008f,  0.00462178374f,  -0.00681990944f,  0.0102278255f,
                                     -0.0149990786f,   0.0203645676f,   -0.0260482598f,   0.0320702605f,
                                     -0.0387927853f,   0.0477376282f,   -0.064172335f,    0.12855193f};
-  const Floats square = x * x;
-  const Floats u = square * (2.0f / limit) - 1.0f;
+  const Floats u = square * (2.0f / PHI_LIMIT) - 1.0f;
   // Even and odd powers apart: two chains half as long.
   const Floats v = u * u;
   Floats odd = constant(coefficients[0]), even = constant(coefficients[1]);
@@ -26,10 +26,24 @@ INTRAFORMER_INLINE Floats gelu(Floats x) {
     odd = odd * v + coefficients[i];
     even = even * v + coefficients[i + 1];
   }
-  const Floats p = odd * u + even;
-  const Floats inside = x * p * x + x * 0.5f;
+  return odd * u + even;
+}
+
+// x Phi(x), the GELU by the error function. NaN stays NaN.
+INTRAFORMER_INLINE Floats gelu(Floats x) {
+  const Floats square = x * x;
+  const Floats inside = x * phi_over_x(square) * x + x * 0.5f;
   const Floats outside = bits<Floats>(bits<Words>(x) & mask(x > 0.0f));
-  return choose(mask(square > limit), outside, inside);
+  return choose(mask(square > PHI_LIMIT), outside, inside);
+}
+
+// Its derivative, Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi).
+INTRAFORMER_INLINE Floats gelu_slope(Floats x) {
+  constexpr float one_over_root_two_pi = 0.398942280401432678f;
+  const Floats square = x * x;
+  const Floats outside = bits<Floats>(bits<Words>(constant(1.0f)) & mask(x > 0.0f));
+  const Floats phi = choose(mask(square > PHI_LIMIT), outside, x * phi_over_x(square) + 0.5f);
+  return phi + x * one_over_root_two_pi * exp_of_nonpositive(square * -0.5f);
 }
 
 INTRAFORMER_INLINE Floats greater(Floats a, Floats b) { return choose(mask(a > b), a, b); }
@@ -63,10 +77,12 @@ INTRAFORMER_INLINE T greatest_of(Vector<T, N> v) {
 
 INTRAFORMER_INLINE float greatest_of_lanes(Floats v) { return greatest_of<float, LANES>(v); }
 
-// sink(j, (x - mean) / sqrt(variance + epsilon) * weight + bias) for each vector of a row.
-template <typename Sink>
-INTRAFORMER_INLINE void layer_norm(
-    const float* x, int64_t width, const float* weight, const float* bias, float epsilon, Sink sink) {
+// Of a row: its mean, and 1 / sqrt(variance + epsilon).
+struct Moments {
+  float mean, scale;
+};
+
+INTRAFORMER_INLINE Moments moments_of(const float* x, int64_t width, float epsilon) {
   Floats sum{}, squares{};
   for (int64_t j = 0; j < width; j += LANES) sum += load<Floats>(x + j);
   const float mean = sum_of_lanes<float, LANES>(sum) / static_cast<float>(width);
@@ -75,9 +91,16 @@ INTRAFORMER_INLINE void layer_norm(
     squares += centred * centred;
   }
   const float variance = sum_of_lanes<float, LANES>(squares) / static_cast<float>(width);
-  const float scale = 1.0f / __builtin_sqrtf(variance + epsilon);
+  return {mean, 1.0f / __builtin_sqrtf(variance + epsilon)};
+}
+
+// sink(j, (x - mean) / sqrt(variance + epsilon) * weight + bias) for each vector of a row.
+template <typename Sink>
+INTRAFORMER_INLINE void layer_norm(
+    const float* x, int64_t width, const float* weight, const float* bias, float epsilon, Sink sink) {
+  const Moments moments = moments_of(x, width, epsilon);
   for (int64_t j = 0; j < width; j += LANES) {
-    sink(j, (load<Floats>(x + j) - mean) * scale * load<Floats>(weight + j) + load<Floats>(bias + j));
+    sink(j, (load<Floats>(x + j) - moments.mean) * moments.scale * load<Floats>(weight + j) + load<Floats>(bias + j));
   }
 }
 

@@ -9,9 +9,15 @@ from torch import Tensor, nn
 
 from intraformer_fast import reference
 from intraformer_fast.kernels.correlation_attention.call import Call
-from intraformer_fast.ops import correlation_attention, encoder_block, gather_correlation_attention, routing
+from intraformer_fast.ops import (
+    correlation_attention,
+    encoder_block,
+    gather_correlation_attention,
+    routing,
+    stream_linear,
+)
 from intraformer_fast.presets import preset
-from intraformer_fast.reference.intraformer import Block, Bounds, merge_heads, split_heads
+from intraformer_fast.reference.intraformer import Block, Bounds, StreamLayer, merge_heads, split_heads
 
 # Kinds of device where the first block's C-ATT takes the anchor from a table. On the CPU the op would copy its rows first, which takes
 # longer than to normalise every place.
@@ -147,9 +153,15 @@ class Intraformer(reference.Intraformer):
         return features if self.input_projection is None else self.input_projection(features)
 
     def _unfused_block(self, block: Block, tokens: Tensor, valid: Tensor | None, bounds: Bounds) -> Tensor:
-        projected = torch.cat(
-            [block.layer(m).project(tokens[:, start:stop]) for m, (start, stop) in enumerate(bounds)], dim=1
-        )
+        if self._merges_streams(block, tokens):
+            layers = _layers(block, len(bounds))
+            projected = stream_linear.stream_linear(
+                tokens, [layer.query_key_value for layer in layers], norms=[layer.norm_attention for layer in layers]
+            )
+        else:
+            projected = torch.cat(
+                [block.layer(m).project(tokens[:, start:stop]) for m, (start, stop) in enumerate(bounds)], dim=1
+            )
         q, k, v = split_heads(projected, self.num_heads)
         # One attention over all streams: the blocks of block_attention are the sub-clusters.
         module = routing.select("block_attention", q, k, v, valid, len(bounds), backend=self.backend)
@@ -166,14 +178,43 @@ class Intraformer(reference.Intraformer):
         samples: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """What follows the self-attention of all streams, `attended` [B, n, d]."""
-        streams = [tokens[:, start:stop] for start, stop in bounds]
-        hidden = [
-            block.layer(m).add_attention(streams[m], attended[:, start:stop]) for m, (start, stop) in enumerate(bounds)
-        ]
+        merged, layers = self._merges_streams(block, tokens), _layers(block, len(bounds))
+        if merged:
+            outputs = [layer.attention_output for layer in layers]
+            added = self._add_linear(block, tokens, attended, outputs)
+            hidden = [added[:, start:stop] for start, stop in bounds]
+        else:
+            hidden = [
+                layer.add_attention(tokens[:, start:stop], attended[:, start:stop])
+                for layer, (start, stop) in zip(layers, bounds, strict=True)
+            ]
         if len(hidden) > 1:
-            answers = self._cross_streams(block, hidden[1:], streams[0], valid, samples)
+            answers = self._cross_streams(block, hidden[1:], tokens[:, : bounds[0][1]], valid, samples)
             hidden[1:] = [h + answer for h, answer in zip(hidden[1:], answers, strict=True)]
-        return torch.cat([block.layer(m).add_ffn(h) for m, h in enumerate(hidden)], dim=1)
+        if not merged:
+            return torch.cat([layer.add_ffn(h) for layer, h in zip(layers, hidden, strict=True)], dim=1)
+        if len(hidden) > 1:
+            added = torch.cat(hidden, dim=1)
+        inside = stream_linear.stream_linear(
+            added, [layer.ffn_up for layer in layers], norms=[layer.norm_ffn for layer in layers]
+        )
+        return self._add_linear(block, added, inside, [layer.ffn_down for layer in layers], gelu=True)
+
+    def _merges_streams(self, block: Block, tokens: Tensor) -> bool:
+        """Whether the linear layers of all streams are one call."""
+        if self.backend != "auto":
+            return False
+        parameters = [p for layer in block.layers for p in layer.parameters()]
+        widths = [self.embed_dim, block.layer(0).ffn_up.out_features]
+        return routing.select("stream_linear", tokens, parameters, widths) is stream_linear
+
+    def _add_linear(
+        self, block: Block, tokens: Tensor, input: Tensor, linears: list[nn.Linear], gelu: bool = False
+    ) -> Tensor:
+        """Residual after a linear layer of each stream, with dropout where that is in force."""
+        if block.dropout.training and block.dropout.p:
+            return tokens + block.dropout(stream_linear.stream_linear(input, linears, gelu=gelu))
+        return stream_linear.stream_linear(input, linears, gelu=gelu, residual=tokens)
 
     def _cross_streams(
         self,
@@ -238,6 +279,10 @@ class Intraformer(reference.Intraformer):
             anchor_asks=self.cross_query == "anchor",
             epsilon=block.layer(0).norm_attention.eps,
         )
+
+
+def _layers(block: Block, streams: int) -> list[StreamLayer]:
+    return [block.layer(m) for m in range(streams)]
 
 
 def _stream_parameters(block: Block, stream: int) -> list[Tensor]:

@@ -15,6 +15,7 @@ from intraformer_fast.ops import (
     gather_correlation_attention,
     purity_fmi,
     purity_fmi_means,
+    stream_linear,
 )
 
 # The backends that hold an implementation of an op, fastest first. "auto" takes the first that can serve a call.
@@ -23,6 +24,7 @@ from intraformer_fast.ops import (
 IMPLEMENTATIONS: dict[str, dict[str, ModuleType]] = {
     "block_attention": {"triton": block_attention, "cpu": block_attention, "reference": reference},
     "encoder_block": {"cpu": encoder_block, "reference": reference},
+    "stream_linear": {"cpu": stream_linear, "reference": reference},
     "correlation_attention": {"triton": correlation_attention, "cpu": correlation_attention, "reference": reference},
     "gather_block_attention": {"triton": gather_block_attention, "cpu": gather_block_attention, "reference": reference},
     "gather_correlation_attention": {

@@ -299,10 +299,8 @@ class Intraformer(nn.Module):
 
 def split_heads(projected: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """[B, n, 3 d] -> queries, keys and values, each a [B, H, n, d/H] view."""
-    batch, n, width = projected.shape
-    heads = projected.view(batch, n, 3, num_heads, width // (3 * num_heads)).permute(2, 0, 3, 1, 4)
-    # Not by index: the gradient of each would be a tensor of zeros as large as all three.
-    query, key, value = heads.unbind(0)
+    # Not by a view of three: the gradients would have to be brought into its order first, number by number.
+    query, key, value = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in projected.chunk(3, dim=-1))
     return query, key, value
 
 
