@@ -122,14 +122,13 @@ std::tuple<Tensor, Tensor> forward(
     dtype = added->scalar_type();
   }
   const Tensor output = new_empty(input, {B, n, layers.outputs}, dtype);
-  const Tensor moments =
-      norm ? new_empty(input, {2, B, n}, ScalarType::Float) : new_empty(input, {0}, ScalarType::Float);
+  const Tensor moments = norm ? new_empty(input, {2, B, n}, ScalarType::Float) : new_empty(input, {0}, ScalarType::Float);
   if (B == 0 || n == 0) return {output, moments};
   to.output = output.mutable_data_ptr(), to.element = *element_of(output);
   job.moments = static_cast<float*>(moments.mutable_data_ptr());
   const LinearLoops& loops = linear_loops();
   const Tensor packed = pack(job, input, false);
-  const int64_t tasks = loops.row_tasks(job, false);
+  const int64_t tasks = loops.row_tasks(job);
   for_each_task(tasks, grain_of(job, tasks), loops.scratch_bytes(job, false), [&](int64_t task, void* memory) {
     loops.forward(job, to, task, memory);
   });
@@ -160,7 +159,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const auto gradient = [&](std::vector<int64_t> shape) { return new_empty(input, shape, ScalarType::Float); };
   const Tensor grad_input = new_empty(input, {B, n, layers.inputs});
   const Tensor grad_weights = gradient({k, layers.outputs, layers.inputs}), grad_biases = gradient({k, layers.outputs});
-  const Tensor grad_norm_weights = gradient({norm ? k : 0, layers.inputs}), grad_norm_biases = gradient({norm ? k : 0, layers.inputs});
+  const Tensor grad_norm_weights = gradient({norm ? k : 0, layers.inputs}),
+               grad_norm_biases = gradient({norm ? k : 0, layers.inputs});
   const LinearLoops& loops = linear_loops();
   Tensor packed, kept;
   Backward to{};
@@ -173,7 +173,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     packed = pack(job, input, true);
     kept = new_empty(input, {loops.kept_bytes(job)}, ScalarType::Byte);
     to.kept = kept.mutable_data_ptr();
-    const int64_t tasks = loops.row_tasks(job, true);
+    const int64_t tasks = loops.row_tasks(job);
     for_each_task(tasks, grain_of(job, tasks), loops.scratch_bytes(job, true), [&](int64_t task, void* memory) {
       loops.backward(job, to, task, memory);
     });

@@ -64,7 +64,7 @@ struct LinearLoops {
   int64_t (*scratch_bytes)(const Job&, bool backward);
   int64_t (*pack_tasks)(const Job&, bool backward);
   void (*pack)(const Job&, bool backward, int64_t task);
-  int64_t (*row_tasks)(const Job&, bool backward);
+  int64_t (*row_tasks)(const Job&);
   void (*forward)(const Job&, const Forward&, int64_t task, void* scratch);
   void (*backward)(const Job&, const Backward&, int64_t task, void* scratch);
   int64_t (*weight_tasks)(const Job&);
