@@ -47,11 +47,12 @@ def model_cases() -> Iterator[Case]:
     yield _model_case(4, (512, 256, 4, 6, 4))
 
 
-@register("training_step_cpu", "Forward and backward pass of the whole Intraformer on the CPU.", CPU)
+@register("training_step_cpu", "Forward, backward and Adam of the whole Intraformer on the CPU.", CPU)
 def training_cases() -> Iterator[Case]:
-    """The demo's size with one sub-cluster and four."""
-    yield _model_case(16, (128, 80, 1, 2, 4), backward=True)
-    yield _model_case(16, (128, 80, 4, 2, 4), backward=True)
+    """The demo's size with one sub-cluster and four, in float32 and under autocast."""
+    for num_subclusters in (1, 4):
+        for dtype in (torch.float32, torch.bfloat16):
+            yield _model_case(16, (128, 80, num_subclusters, 2, 4), backward=True, autocast=dtype)
 
 
 def _block_case(
@@ -150,7 +151,12 @@ def _stream_case(
     )
 
 
-def _model_case(batch: int, sizes: tuple[int, int, int, int, int], backward: bool = False) -> Case:
+def _model_case(
+    batch: int,
+    sizes: tuple[int, int, int, int, int],
+    backward: bool = False,
+    autocast: torch.dtype = torch.float32,
+) -> Case:
     width, n, num_subclusters, layers, heads = sizes
 
     def inputs(generator: torch.Generator) -> Inputs:
@@ -173,11 +179,18 @@ def _model_case(batch: int, sizes: tuple[int, int, int, int, int], backward: boo
                 with torch.inference_mode():
                     return {"logits": run(features)}
 
+            # At a rate of 0 the parameters stay where they are, for as much work: every step computes the same.
+            optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
+            half = autocast == torch.bfloat16 and features.dtype == torch.float32
+
             def train() -> Mapping[str, Tensor]:
-                logits = run(features)
-                named = dict(model.named_parameters())
-                gradients = torch.autograd.grad(logits, list(named.values()), grad)
-                return {"logits": logits} | dict(zip(named, gradients, strict=True))
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    logits = run(features)
+                optimizer.zero_grad()
+                logits.backward(grad.to(logits.dtype))
+                optimizer.step()
+                found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+                return {"logits": logits.detach(), **found}
 
             return train if backward else infer
 
@@ -195,7 +208,7 @@ def _model_case(batch: int, sizes: tuple[int, int, int, int, int], backward: boo
     flops = batch * layers * (n * a_token + streams * length * a_member)
     parameter_count = sum(p.numel() for p in reference.Intraformer(*sizes).parameters())
     return Case(
-        f"{batch} clusters, d={width} n={n} k={num_subclusters} L={layers} H={heads}, float32",
+        f"{batch} clusters, d={width} n={n} k={num_subclusters} L={layers} H={heads}, {_short(autocast)}",
         inputs,
         {
             OURS: ours,
@@ -204,7 +217,7 @@ def _model_case(batch: int, sizes: tuple[int, int, int, int, int], backward: boo
             "torch.compile": make(reference.Intraformer, lambda model: torch.compile(model, dynamic=False)),
         },
         Work(4 * (batch * n * (width + 1) + (1 + 2 * backward) * parameter_count), (1 + 2 * backward) * flops),
-        _limits(torch.float32),
+        _limits(autocast),
     )
 
 

@@ -147,14 +147,13 @@ class _StreamLinear(torch.autograd.Function):
         ctx: Any,
         input: Tensor,
         residual: Tensor | None,
-        streams: int,
-        norms: int,
+        counts: Sequence[int],
         gelu: bool,
         epsilon: float,
         bfloat16: bool,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        lists = _lists(parameters, streams, norms)
+        lists = _lists(parameters, counts)
         with torch._C._AutoDispatchBelowAutograd():
             output, moments = torch.ops.intraformer_fast.stream_linear.default(
                 input, residual, *lists, gelu, epsilon, bfloat16
@@ -162,34 +161,35 @@ class _StreamLinear(torch.autograd.Function):
         ctx.save_for_backward(input, residual, moments, *parameters)
         ctx.mark_non_differentiable(moments)
         ctx.set_materialize_grads(False)
-        ctx.options = streams, norms, gelu, epsilon, bfloat16
+        ctx.options = counts, gelu, epsilon, bfloat16
         return output, moments
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         input, residual, moments, *parameters = ctx.saved_tensors
-        streams, norms, gelu, epsilon, bfloat16 = ctx.options
+        counts, gelu, epsilon, bfloat16 = ctx.options
         if grad is None:
-            return (None,) * (7 + len(parameters))
+            return (None,) * (6 + len(parameters))
         if torch.is_grad_enabled():  # create_graph=True
 
             def multiply(input: Tensor, *parameters: Tensor) -> Tensor:
-                return composed(input, None, *_lists(parameters, streams, norms), gelu, epsilon)
+                weights, biases, norm_weights, norm_biases = _lists(parameters, counts)
+                return composed(input, None, weights, biases, norm_weights, norm_biases, gelu, epsilon)
 
             grad_input, *found = second_order.gradients(multiply, (input, *parameters), grad)
         else:
-            weights, _biases, norm_weights, norm_biases = _lists(parameters, streams, norms)
+            weights, _biases, norm_weights, norm_biases = _lists(parameters, counts)
             grad_input, *stacked = torch.ops.intraformer_fast.stream_linear_backward.default(
                 grad, input, moments, weights, norm_weights, norm_biases, gelu, bfloat16
             )
             found = [part for gradient in stacked for part in gradient.unbind()]
-        return grad_input, None if residual is None else grad, None, None, None, None, None, *found
+        return grad_input, None if residual is None else grad, None, None, None, None, *found
 
 
-def _lists(parameters: Sequence[Tensor], streams: int, norms: int) -> tuple[list[Tensor], ...]:
+def _lists(parameters: Sequence[Tensor], counts: Sequence[int]) -> tuple[list[Tensor], ...]:
     """Weights, biases, and those of the norms."""
     found = iter(parameters)
-    return tuple([next(found) for _ in range(count)] for count in (streams, streams, norms, norms))
+    return tuple([next(found) for _ in range(count)] for count in counts)
 
 
 def _autograd(
@@ -203,10 +203,9 @@ def _autograd(
     epsilon: float,
     bfloat16: bool,
 ) -> tuple[Tensor, Tensor]:
-    parameters = *weights, *biases, *norm_weights, *norm_biases
-    found: tuple[Tensor, Tensor] = _StreamLinear.apply(
-        input, residual, len(weights), len(norm_weights), gelu, epsilon, bfloat16, *parameters
-    )
+    lists = weights, biases, norm_weights, norm_biases
+    counts, parameters = [len(part) for part in lists], [p for part in lists for p in part]
+    found: tuple[Tensor, Tensor] = _StreamLinear.apply(input, residual, counts, gelu, epsilon, bfloat16, *parameters)
     return found
 
 
