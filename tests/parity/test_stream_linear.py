@@ -173,6 +173,10 @@ def test_gelu_and_its_slope_far_out():
 # ---- The model ----
 
 
+def served_in_float32_too(monkeypatch):
+    monkeypatch.setattr(stream_linear, "slower_reasons", lambda *arguments: [])
+
+
 def gradients_of(kind, dropout=0.0, k=3, bfloat16=False, dtype=torch.float32, **options):
     torch.manual_seed(5)
     model = kind(32, 20, k, 2, 2, dropout=dropout, **options).to(dtype).train()
@@ -189,6 +193,7 @@ def gradients_of(kind, dropout=0.0, k=3, bfloat16=False, dtype=torch.float32, **
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("options", [{"k": 1}, {"k": 3}, {"k": 3, "share_cross_weights": True}], ids=str)
 def test_training_of_the_model(options, bfloat16, monkeypatch):
+    served_in_float32_too(monkeypatch)
     calls = []
     original = stream_linear.stream_linear
     monkeypatch.setattr(stream_linear, "stream_linear", lambda *a, **k: calls.append(1) or original(*a, **k))
@@ -205,7 +210,8 @@ def test_training_of_the_model(options, bfloat16, monkeypatch):
     assert verdict.passed, verdict.detail
 
 
-def test_dropout_falls_on_what_joins_the_residual():
+def test_dropout_falls_on_what_joins_the_residual(monkeypatch):
+    served_in_float32_too(monkeypatch)
     torch.manual_seed(0)
     model = intraformer_fast.nn.Intraformer(32, 20, 1, 1, 2, dropout=0.5).train()
     twin = reference.Intraformer(32, 20, 1, 1, 2, dropout=0.5).train()
@@ -216,6 +222,13 @@ def test_dropout_falls_on_what_joins_the_residual():
         torch.manual_seed(3)
         outputs.append(m(x))
     torch.testing.assert_close(*outputs)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_products_of_float32_are_left_to_torch(bfloat16):
+    arguments = torch.zeros(2, 3, 32), [torch.zeros(32, 32)], [32]
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        assert routing.select("stream_linear", *arguments) is (stream_linear if bfloat16 else reference)
 
 
 @pytest.mark.parametrize(
