@@ -11,7 +11,7 @@ MOST_CONTEXT = 256
 
 
 class Whole(NamedTuple):
-    """Tiles of the kernels `whole`, which hold the context of a run on chip."""
+    """Tiles of `backward.whole`, which holds the context of a run on chip."""
 
     queries: int
     num_warps: int
@@ -49,28 +49,46 @@ class Projection(NamedTuple):
     num_stages: int
 
 
-# Compute capability: elements of a context, [context, width] as tiles, that the kernels `whole` may hold. 64 x 512 are 64 KB of shared
+# Compute capability: elements of a context, [context, width] as tiles, that `backward.whole` may hold. 64 x 512 are 64 KB of shared
 # memory and, as the float32 gradient, half the registers. Matrix instructions of 8.0 take their operands from registers: a
 # context does not fit there.
-FORWARD_WHOLE = {90: 64 * 512, 100: 64 * 512}
 BACKWARD_WHOLE = {90: 64 * 512, 100: 64 * 512}
-# Programs that `forward.whole` is spread over at least, where there are too few runs: two for each multiprocessor.
-FORWARD_PROGRAMS = 264
 
-# Rows of the context's tile: the other tiles. README.md has the facts behind the numbers.
+# Rows of the context's tile: the other tiles, of any GPU. README.md has the facts and the measurements behind the numbers.
 FORWARD: dict[str, dict[int, Forward]] = {
-    HALF: {64: Forward(64, 64, 64, 4, 3), 128: Forward(64, 32, 64, 8, 2), 256: Forward(32, 32, 64, 8, 2)},
+    HALF: {64: Forward(64, 64, 128, 8, 3), 128: Forward(64, 64, 128, 8, 3), 256: Forward(64, 64, 64, 8, 2)},
     TF32: {64: Forward(32, 32, 64, 4, 2), 128: Forward(32, 32, 64, 8, 2), 256: Forward(32, 32, 32, 8, 2)},
     IEEE: {64: Forward(32, 16, 32, 8, 1), 128: Forward(32, 16, 16, 8, 1), 256: Forward(32, 16, 16, 8, 1)},
 }
 BACKWARD: dict[str, dict[int, Backward]] = {
     HALF: {
         64: Backward(32, 64, 256, 128, 8, 2),
-        128: Backward(16, 32, 128, 64, 8, 2),
+        128: Backward(32, 32, 128, 64, 8, 2),
         256: Backward(8, 32, 64, 32, 8, 2),
     },
     TF32: {64: Backward(16, 32, 64, 32, 8, 2), 128: Backward(16, 32, 64, 32, 8, 2), 256: Backward(8, 16, 32, 32, 8, 2)},
     IEEE: {64: Backward(8, 16, 64, 16, 8, 1), 128: Backward(8, 16, 32, 16, 8, 1), 256: Backward(8, 32, 16, 16, 16, 1)},
+}
+# Compute capability: what is faster there, and would spill registers elsewhere.
+FORWARD_AT: dict[int, dict[str, dict[int, Forward]]] = {
+    90: {HALF: {128: Forward(64, 64, 64, 8, 3), 256: Forward(128, 64, 64, 8, 3)}},
+    100: {HALF: {128: Forward(64, 64, 64, 8, 3), 256: Forward(64, 64, 64, 8, 3)}},
+}
+BACKWARD_AT: dict[int, dict[str, dict[int, Backward]]] = {
+    90: {
+        HALF: {
+            64: Backward(32, 64, 256, 128, 8, 3),
+            128: Backward(32, 64, 128, 64, 8, 3),
+            256: Backward(32, 64, 64, 32, 8, 2),
+        }
+    },
+    100: {
+        HALF: {
+            64: Backward(32, 64, 256, 128, 8, 3),
+            128: Backward(32, 64, 256, 128, 8, 3),
+            256: Backward(32, 64, 64, 32, 8, 2),
+        }
+    },
 }
 
 PROJECT = Projection(128, 128, 64, 8, 3)
@@ -98,46 +116,28 @@ def missing_columns(width: int) -> int:
     return max(32, -(-width // 16) * 16) - width
 
 
-def is_whole(limits: dict[int, int], mode: str, width: int, context: int, capability: int) -> bool:
-    """Whether `whole` serves runs with a context of that many tokens. Numbers of 32 bits do not fit at the widths that matter.
-
-    `limits` is one of the two tables above.
-    """
-    return mode == HALF and width_block(width) * context_block(context) <= limits.get(capability, 0)
-
-
-def forward_whole(width: int, context: int) -> Whole:
-    """With a context of 64 x 512 two programs share a multiprocessor."""
-    return Whole(_queries_of_whole(width, context, 16, 64), _warps_of_whole(width, context), 2)
+def is_whole(mode: str, width: int, context: int, capability: int) -> bool:
+    """Whether `backward.whole` serves runs with a context of that many tokens. Numbers of 32 bits do not fit at the widths that matter."""
+    return mode == HALF and width_block(width) * context_block(context) <= BACKWARD_WHOLE.get(capability, 0)
 
 
 def backward_whole(width: int, context: int) -> Whole:
-    """As many rows of gradients come with the queries; three tiles of both are under way."""
-    return Whole(_queries_of_whole(width, context, 8, 32), _warps_of_whole(width, context), 3)
+    """Warps enough for the float32 gradient of the context to take half of their registers, at most."""
+    num_warps = 8 if width_block(width) * context_block(context) > 64 * 256 else 4
+    return Whole(max(16, min(32, 4096 // width_block(width))), num_warps, 3)
 
 
-def _queries_of_whole(width: int, context: int, least: int, most: int) -> int:
-    """16 KB of them, fewer where a long context makes many scores of each."""
-    return max(least, min(most, 8192 // width_block(width), 4096 // context_block(context)))
+def forward_tiles(mode: str, context: int, width: int, capability: int) -> Forward:
+    """No more columns in a step than the tokens have."""
+    block = context_block(context)
+    tiles = FORWARD_AT.get(capability, {}).get(mode, {}).get(block, FORWARD[mode][block])
+    return tiles._replace(columns=min(tiles.columns, width_block(width)))
 
 
-def _warps_of_whole(width: int, context: int) -> int:
-    """Enough for the float32 gradient of the context to take half of their registers, at most."""
-    return 8 if width_block(width) * context_block(context) > 64 * 128 else 4
-
-
-def forward_parts(num_runs: int, num_tiles: int) -> int:
-    """Programs a run: one where there are runs enough for all of the chip, since each loads the context."""
-    return max(1, min(-(-FORWARD_PROGRAMS // num_runs), num_tiles))
-
-
-def forward_chunked(mode: str, context: int) -> Forward:
-    return FORWARD[mode][context_block(context)]
-
-
-def backward_sliced(mode: str, context: int, width: int) -> Backward:
+def backward_sliced(mode: str, context: int, width: int, capability: int) -> Backward:
     """The slice is no wider than the tokens, and G is made in two steps at least: in one, more of it is held at a time."""
-    tiles = BACKWARD[mode][context_block(context)]
+    block = context_block(context)
+    tiles = BACKWARD_AT.get(capability, {}).get(mode, {}).get(block, BACKWARD[mode][block])
     block = width_block(width)
     return tiles._replace(slice=min(tiles.slice, block), columns=min(tiles.columns, max(16, block // 2)))
 

@@ -1,4 +1,4 @@
-"""Forward: `whole` where the context of a run stays on chip, `chunked` where it is too wide or too long for that.
+"""Forward.
 
     O = softmax(Z X_c^T) X_c    inside each of `num_runs` runs of Z [B, num_queries, D] and X_c [B, num_context, D]
 
@@ -31,54 +31,6 @@ def masked_scores(
     if GATHER_Q:
         b_s = tl.where(m_q_wrong[None, :], float("nan"), b_s)
     return b_s
-
-
-@triton.jit(do_not_specialize=SIZES)
-def whole(
-    p_out, stride_out_b, stride_out_q,
-    p_z, stride_z_b, stride_z_r, stride_z_q, p_z_ids, stride_z_ids_b, stride_z_ids_q, num_z,
-    p_c, stride_c_b, stride_c_n, p_c_ids, stride_c_ids_b, stride_c_ids_n, num_c,
-    p_valid, stride_valid_b, stride_valid_n,
-    num_queries, num_context, num_runs, num_parts,
-    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    """One program: every `num_parts`-th tile of `BM` queries of one run, over the context it has loaded once."""
-    i_part = tl.program_id(0) % num_parts
-    i_run = tl.program_id(0) // num_parts % num_runs
-    i_b = (tl.program_id(0) // num_parts // num_runs).to(tl.int64)
-    GATHER_C: tl.constexpr = p_c_ids is not None
-    GATHER_Q: tl.constexpr = p_z_ids is not None
-    q_start, q_size = run_of(i_run, num_queries, num_runs)
-    c_start, c_size = run_of(i_run, num_context, num_runs)
-
-    o_d = tl.arange(0, BD)
-    m_d = (o_d < D)[None, :]
-    o_c = c_start + tl.arange(0, BN)
-    i_c, m_c, m_c_wrong = tokens_at(
-        p_c_ids, stride_c_ids_b, stride_c_ids_n, p_valid, stride_valid_b, stride_valid_n,
-        i_b, o_c, o_c < c_start + c_size, num_c, GATHER_C, p_valid is not None,
-    )  # fmt: skip
-    # [BN, BD]
-    p_c += i_b * stride_c_b
-    b_c = tl.load(p_c + i_c[:, None] * stride_c_n + o_d[None, :], mask=m_c[:, None] & m_d, other=0.0)
-
-    p_z += i_b * stride_z_b + i_run.to(tl.int64) * stride_z_r
-    p_out += i_b * stride_out_b + q_start.to(tl.int64) * stride_out_q
-    for q in range(i_part * BM, q_size, num_parts * BM):
-        o_q = q + tl.arange(0, BM)
-        m_run = o_q < q_size
-        i_q, m_q, m_q_wrong = tokens_at(
-            p_z_ids, stride_z_ids_b, stride_z_ids_q, None, 0, 0, i_b, o_q, m_run, num_z, GATHER_Q, False
-        )
-        # [BM, BD]
-        b_z = tl.load(p_z + i_q[:, None] * stride_z_q + o_d[None, :], mask=m_q[:, None] & m_d, other=0.0)
-        # [BN, BM]
-        b_s = masked_scores(tl.dot(b_c, tl.trans(b_z)), m_c, m_c_wrong, m_q, m_q_wrong, GATHER_C, GATHER_Q)
-        b_p = softmax_columns(b_s)
-        # [BD, BM]
-        b_out = tl.dot(tl.trans(b_c), b_p.to(b_c.dtype))
-        p_rows = p_out + o_q.to(tl.int64)[:, None] * stride_out_q + o_d[None, :]
-        tl.store(p_rows, tl.trans(b_out).to(b_c.dtype), mask=m_run[:, None] & m_d)
 
 
 @triton.jit(do_not_specialize=SIZES)

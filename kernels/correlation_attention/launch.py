@@ -162,19 +162,19 @@ def forward_launch(
     num_rows = z.shape[2] if ids is None else ids.shape[1]
     inputs = _inputs(z, context, valid, ids, context_ids, batch, num_queries)
     mode, longest, capability = _kind(z, inputs["num_context"], capability)
-    constexprs: dict[str, Any] = {"D": width, "BN": configs.context_block(longest)}
-    if configs.is_whole(configs.FORWARD_WHOLE, mode, width, longest, capability):
-        whole = configs.forward_whole(width, longest)
-        kernel, num_warps, num_stages = forward_kernels.whole, whole.num_warps, whole.num_stages
-        num_parts = configs.forward_parts(batch * num_runs, -(-num_rows // whole.queries))
-        constexprs |= {"BD": configs.width_block(width), "BM": whole.queries}
-    else:
-        tiles = configs.forward_chunked(mode, longest)
-        kernel, num_warps, num_stages = forward_kernels.chunked, tiles.num_warps, tiles.num_stages
-        num_parts = -(-num_rows // tiles.queries)
-        constexprs |= {"BM": tiles.queries, "BK": tiles.step, "BV": tiles.columns, "PRECISION": _precision(mode)}
+    tiles = configs.forward_tiles(mode, longest, width, capability)
+    num_parts = -(-num_rows // tiles.queries)
+    constexprs = {
+        "D": width,
+        "BN": configs.context_block(longest),
+        "BM": tiles.queries,
+        "BK": tiles.step,
+        "BV": tiles.columns,
+    }
+    constexprs["PRECISION"] = _precision(mode)
     arguments = {**_tokens("out", output, "q"), **inputs, "num_parts": num_parts}
-    return Launch(kernel, (batch * num_runs * num_parts,), arguments, constexprs, num_warps, num_stages)
+    grid = (batch * num_runs * num_parts,)
+    return Launch(forward_kernels.chunked, grid, arguments, constexprs, tiles.num_warps, tiles.num_stages)
 
 
 def backward_launch(
@@ -195,13 +195,13 @@ def backward_launch(
     inputs = _inputs(z, context, valid, ids, context_ids, batch, num_queries)
     mode, longest, capability = _kind(z, inputs["num_context"], capability)
     constexprs: dict[str, Any] = {"D": width, "BN": configs.context_block(longest)}
-    if configs.is_whole(configs.BACKWARD_WHOLE, mode, width, longest, capability):
+    if configs.is_whole(mode, width, longest, capability):
         whole = configs.backward_whole(width, longest)
         kernel, num_warps, num_stages = backward_kernels.whole, whole.num_warps, whole.num_stages
         num_slices = 1
         constexprs |= {"BD": configs.width_block(width), "BM": whole.queries}
     else:
-        tiles = configs.backward_sliced(mode, longest, width)
+        tiles = configs.backward_sliced(mode, longest, width, capability)
         kernel, num_warps, num_stages = backward_kernels.sliced, tiles.num_warps, tiles.num_stages
         num_slices = -(-width // tiles.slice)
         constexprs |= {"BM": tiles.queries, "BK": tiles.step, "BW": tiles.slice, "BV": tiles.columns}
