@@ -71,8 +71,8 @@ BACKWARD: dict[str, dict[int, Backward]] = {
 }
 # Compute capability: what is faster there, and would spill registers elsewhere.
 FORWARD_AT: dict[int, dict[str, dict[int, Forward]]] = {
-    90: {HALF: {128: Forward(64, 64, 64, 8, 3), 256: Forward(128, 64, 64, 8, 3)}},
-    100: {HALF: {128: Forward(64, 64, 64, 8, 3), 256: Forward(64, 64, 64, 8, 3)}},
+    90: {HALF: {64: Forward(64, 128, 128, 8, 3), 128: Forward(64, 64, 64, 8, 3), 256: Forward(64, 64, 64, 8, 3)}},
+    100: {HALF: {64: Forward(64, 128, 128, 8, 3), 128: Forward(64, 64, 64, 8, 3), 256: Forward(64, 64, 64, 8, 3)}},
 }
 BACKWARD_AT: dict[int, dict[str, dict[int, Backward]]] = {
     90: {
@@ -117,21 +117,22 @@ def missing_columns(width: int) -> int:
 
 
 def is_whole(mode: str, width: int, context: int, capability: int) -> bool:
-    """Whether `backward.whole` serves runs with a context of that many tokens. Numbers of 32 bits do not fit at the widths that matter."""
+    """Whether `backward.whole` serves runs with a context of that many tokens. Numbers of 32 bits do not fit where it matters."""
     return mode == HALF and width_block(width) * context_block(context) <= BACKWARD_WHOLE.get(capability, 0)
 
 
 def backward_whole(width: int, context: int) -> Whole:
     """Warps enough for the float32 gradient of the context to take half of their registers, at most."""
     num_warps = 8 if width_block(width) * context_block(context) > 64 * 256 else 4
-    return Whole(max(16, min(32, 4096 // width_block(width))), num_warps, 3)
+    return Whole(max(16, min(32, 4096 // max(width_block(width), context_block(context)))), num_warps, 3)
 
 
 def forward_tiles(mode: str, context: int, width: int, capability: int) -> Forward:
-    """No more columns in a step than the tokens have."""
+    """The scores are made in two steps at least, so that one is loaded while the other is multiplied."""
     block = context_block(context)
     tiles = FORWARD_AT.get(capability, {}).get(mode, {}).get(block, FORWARD[mode][block])
-    return tiles._replace(columns=min(tiles.columns, width_block(width)))
+    block = width_block(width)
+    return tiles._replace(step=min(tiles.step, max(16, block // 2)), columns=min(tiles.columns, block))
 
 
 def backward_sliced(mode: str, context: int, width: int, capability: int) -> Backward:

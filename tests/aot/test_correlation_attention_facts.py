@@ -4,6 +4,7 @@ and how near to the roofline they could come at the paper's size.
 Compiled, never run on a GPU: these are facts about the code, not speeds.
 """
 
+import itertools
 import re
 
 import pytest
@@ -85,7 +86,7 @@ def test_static_bound_at_the_papers_size():
     forward = launch.forward_launch(member, z, anchor, None, 90)
     backward = launch.backward_launch(anchor, z, member, z, anchor, None, 90)
     for made, products_of, rows in ((forward, 2, 2 * members + anchors), (backward, 5, 3 * members + 2 * anchors)):
-        trips = [members // made.constexprs["BM"]]
+        trips = [members // made.constexprs["BM"]] if products_of == 5 else [width // made.constexprs["BK"]]
         time = kernel_time(compile_launch(made, 90), gpu, made.grid[0], trips)
         found = bound([time], gpu, rows * tokens, products_of * product, "bf16")
         assert found.of_roofline >= 0.65, found
@@ -93,12 +94,9 @@ def test_static_bound_at_the_papers_size():
 
 def test_context_is_loaded_once():
     """All of a `whole` program's loads of 16 bytes outside its loop are the context, and each element is in one of them."""
-    for made in launch.possible_launches(torch.bfloat16, 512, 64, 90).values():
-        if made.kernel.fn.__name__ != "whole":
-            continue
-        compiled = compile_launch(made, 90)
-        loads = [i for i in compiled.code.instructions if i.name == "LDG" and i.width == 16]
-        assert len(loads) * 16 * 32 * made.num_warps == 64 * 512 * 2
+    made = launch.possible_launches(torch.bfloat16, 512, 64, 90)["backward"]
+    loads = [i for i in compile_launch(made, 90).code.instructions if i.name == "LDG" and i.width == 16]
+    assert len(loads) * 16 * 32 * made.num_warps == 64 * 512 * 2
 
 
 # The tables themselves.
@@ -114,29 +112,27 @@ def test_tiles():
     assert configs.missing_columns(1) == 31
 
 
-@pytest.mark.parametrize("limits", [configs.FORWARD_WHOLE, configs.BACKWARD_WHOLE])
-def test_which_kernels_serve(limits):
-    assert configs.is_whole(limits, configs.HALF, 512, 64, 90)
-    assert configs.is_whole(limits, configs.HALF, 256, 128, 100)
-    assert not configs.is_whole(limits, configs.HALF, 1025, 64, 90)
-    assert not configs.is_whole(limits, configs.HALF, 512, 129, 90)
-    assert not configs.is_whole(limits, configs.TF32, 16, 1, 90)
-    assert not configs.is_whole(limits, configs.HALF, 16, 1, 80)
+def test_which_kernel_serves():
+    assert configs.is_whole(configs.HALF, 512, 64, 90)
+    assert configs.is_whole(configs.HALF, 256, 128, 100)
+    assert not configs.is_whole(configs.HALF, 1025, 64, 90)
+    assert not configs.is_whole(configs.HALF, 512, 129, 90)
+    assert not configs.is_whole(configs.TF32, 16, 1, 90)
+    assert not configs.is_whole(configs.HALF, 16, 1, 80)
 
 
 def test_every_size_has_tiles():
-    for mode in configs.MODES:
+    for mode, capability in itertools.product(configs.MODES, (80, 86, 90, 100, 120)):
         for context in (1, 64, 65, 128, 129, configs.MOST_CONTEXT):
-            for width in (16, 80, 512, configs.MOST_WIDTH):
-                assert configs.forward_chunked(mode, context).queries >= 16
-                tiles = configs.backward_sliced(mode, context, width)
-                assert tiles.columns <= tiles.slice <= configs.width_block(width)
+            for width in (32, 80, 512, configs.MOST_WIDTH):
+                forward = configs.forward_tiles(mode, context, width, capability)
+                assert forward.step <= configs.width_block(width) // 2
+                assert forward.columns <= configs.width_block(width)
+                backward = configs.backward_sliced(mode, context, width, capability)
+                assert backward.columns <= backward.slice <= configs.width_block(width)
 
 
-def test_parts_fill_the_chip_and_no_more():
-    assert configs.forward_parts(num_runs=5000, num_tiles=12) == 1
-    assert configs.forward_parts(num_runs=100, num_tiles=12) == 3
-    assert configs.forward_parts(num_runs=1, num_tiles=12) == 12
+def test_parts_of_a_weight_gradient():
     assert configs.weight_gradient_parts(rows=64 * 1024, width=512, num_streams=3) == 6
     assert configs.weight_gradient_parts(rows=100, width=512, num_streams=3) == 1
 
