@@ -79,14 +79,14 @@ BACKWARD_AT: dict[int, dict[str, dict[int, Backward]]] = {
         HALF: {
             64: Backward(32, 64, 256, 128, 8, 3),
             128: Backward(32, 64, 128, 64, 8, 3),
-            256: Backward(32, 64, 64, 32, 8, 2),
+            256: Backward(16, 64, 64, 32, 8, 3),
         }
     },
     100: {
         HALF: {
             64: Backward(32, 64, 256, 128, 8, 3),
             128: Backward(32, 64, 256, 128, 8, 3),
-            256: Backward(32, 64, 64, 32, 8, 2),
+            256: Backward(16, 64, 64, 32, 8, 3),
         }
     },
 }
