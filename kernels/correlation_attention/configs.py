@@ -56,7 +56,7 @@ BACKWARD_WHOLE = {90: 64 * 512, 100: 64 * 512}
 
 # Rows of the context's tile: the other tiles, of any GPU. README.md has the facts and the measurements behind the numbers.
 FORWARD: dict[str, dict[int, Forward]] = {
-    HALF: {64: Forward(64, 64, 128, 8, 3), 128: Forward(64, 64, 128, 8, 3), 256: Forward(64, 64, 64, 8, 2)},
+    HALF: {64: Forward(64, 64, 128, 8, 3), 128: Forward(64, 64, 128, 8, 3), 256: Forward(64, 32, 64, 8, 2)},
     TF32: {64: Forward(32, 32, 64, 4, 2), 128: Forward(32, 32, 64, 8, 2), 256: Forward(32, 32, 32, 8, 2)},
     IEEE: {64: Forward(32, 16, 32, 8, 1), 128: Forward(32, 16, 16, 8, 1), 256: Forward(32, 16, 16, 8, 1)},
 }
@@ -122,25 +122,34 @@ def is_whole(mode: str, width: int, context: int, capability: int) -> bool:
 
 
 def backward_whole(width: int, context: int) -> Whole:
-    """Warps enough for the float32 gradient of the context to take half of their registers, at most."""
-    num_warps = 8 if width_block(width) * context_block(context) > 64 * 256 else 4
-    return Whole(max(16, min(32, 4096 // max(width_block(width), context_block(context)))), num_warps, 3)
+    """Warps enough for the float32 gradient of the context, and the scores of a tile, to take half of their registers."""
+    elements = width_block(width) * context_block(context)
+    many = elements > 64 * 256 or context_block(context) > 128
+    return Whole(16 if elements > 64 * 128 else 32, 8 if many else 4, 3)
 
 
-def forward_tiles(mode: str, context: int, width: int, capability: int) -> Forward:
-    """The scores are made in two steps at least, so that one is loaded while the other is multiplied."""
+def forward_tiles(mode: str, context: int, width: int, capability: int, *, gathered: bool) -> Forward:
+    """The scores are made in two steps at least, so that one is loaded while the other is multiplied. Rows of tables (`gathered`) take
+    registers, which fewer queries of float32 leave where the context is long."""
     block = context_block(context)
     tiles = FORWARD_AT.get(capability, {}).get(mode, {}).get(block, FORWARD[mode][block])
+    queries = tiles.queries // 2 if gathered and mode != HALF and block > 128 else tiles.queries
     block = width_block(width)
-    return tiles._replace(step=min(tiles.step, max(16, block // 2)), columns=min(tiles.columns, block))
+    return tiles._replace(queries=queries, step=min(tiles.step, max(16, block // 2)), columns=min(tiles.columns, block))
 
 
-def backward_sliced(mode: str, context: int, width: int, capability: int) -> Backward:
-    """The slice is no wider than the tokens, and G is made in two steps at least: in one, more of it is held at a time."""
+def backward_sliced(mode: str, context: int, width: int, capability: int, *, gathered: bool) -> Backward:
+    """Two steps of the scores at least, as forward, and two of G: in one, more of it is held at a time. The slice is no wider than the
+    tokens. Shorter steps leave registers for rows of tables."""
     block = context_block(context)
-    tiles = BACKWARD_AT.get(capability, {}).get(mode, {}).get(block, BACKWARD[mode][block])
+    tiles = BACKWARD_AT.get(capability, {}).get(mode, {}).get(block)
+    if tiles is None:
+        tiles = BACKWARD[mode][block]
+        tiles = tiles._replace(step=tiles.step // 2) if gathered else tiles
     block = width_block(width)
-    return tiles._replace(slice=min(tiles.slice, block), columns=min(tiles.columns, max(16, block // 2)))
+    half = max(16, block // 2)
+    step = max(16, min(tiles.step, half))
+    return tiles._replace(step=step, slice=min(tiles.slice, block), columns=min(tiles.columns, half))
 
 
 def weight_gradient_parts(rows: int, width: int, num_streams: int) -> int:

@@ -162,7 +162,8 @@ def forward_launch(
     num_rows = z.shape[2] if ids is None else ids.shape[1]
     inputs = _inputs(z, context, valid, ids, context_ids, batch, num_queries)
     mode, longest, capability = _kind(z, inputs["num_context"], capability)
-    tiles = configs.forward_tiles(mode, longest, width, capability)
+    gathered = ids is not None or context_ids is not None
+    tiles = configs.forward_tiles(mode, longest, width, capability, gathered=gathered)
     num_parts = -(-num_rows // tiles.queries)
     constexprs = {
         "D": width,
@@ -201,7 +202,8 @@ def backward_launch(
         num_slices = 1
         constexprs |= {"BD": configs.width_block(width), "BM": whole.queries}
     else:
-        tiles = configs.backward_sliced(mode, longest, width, capability)
+        gathered = ids is not None or context_ids is not None
+        tiles = configs.backward_sliced(mode, longest, width, capability, gathered=gathered)
         kernel, num_warps, num_stages = backward_kernels.sliced, tiles.num_warps, tiles.num_stages
         num_slices = -(-width // tiles.slice)
         constexprs |= {"BM": tiles.queries, "BK": tiles.step, "BW": tiles.slice, "BV": tiles.columns}

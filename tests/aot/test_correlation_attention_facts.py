@@ -125,10 +125,10 @@ def test_every_size_has_tiles():
     for mode, capability in itertools.product(configs.MODES, (80, 86, 90, 100, 120)):
         for context in (1, 64, 65, 128, 129, configs.MOST_CONTEXT):
             for width in (32, 80, 512, configs.MOST_WIDTH):
-                forward = configs.forward_tiles(mode, context, width, capability)
+                forward = configs.forward_tiles(mode, context, width, capability, gathered=False)
                 assert forward.step <= configs.width_block(width) // 2
                 assert forward.columns <= configs.width_block(width)
-                backward = configs.backward_sliced(mode, context, width, capability)
+                backward = configs.backward_sliced(mode, context, width, capability, gathered=True)
                 assert backward.columns <= backward.slice <= configs.width_block(width)
 
 

@@ -62,7 +62,7 @@ MUTANTS = {
     "not normalised": ("tiles", "b_p / tl.where(b_sum == 0.0, 1.0, b_sum)[None, :]", "b_p", members_ask, PARTS),
     "every run asks the first": ("forward", "i_run.to(tl.int64) * stride_z_r", "0", anchor_asks, WHOLE),
     "every run looks at the first": ("forward", "o_c = c_start + tl", "o_c = tl", anchor_asks, WHOLE),
-    "runs are answered in the first": ("forward", "q_start.to(tl.int64) * stride_out_q", "0", anchor_asks, WHOLE),
+    "runs are answered in the first": ("forward", "(q_start + o_q.to(tl.int64))", "o_q.to(tl.int64)", anchor_asks, WHOLE),
     "the wrong stride": ("forward", "i_c[:, None] * stride_c_n", "i_c[:, None] * stride_z_q", wider_rows, WHOLE),
     "unguarded queries": ("forward", "m_run = o_q < q_size", "m_run = o_q < BM", members_ask, PARTS),
     "every tile of a run is the first": ("forward", "o_q = i_part * BM + tl", "o_q = tl", many_queries, PARTS),
