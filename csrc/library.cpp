@@ -23,7 +23,7 @@ STABLE_TORCH_LIBRARY(intraformer_fast, library) {
   library.def("encoder_block_fingerprint(Tensor[] parameters) -> int");
   library.def(
       "encoder_block(Tensor tokens, Tensor? valid, Tensor[] packed, int num_heads, int hidden_width, str compute,"
-      " bool anchor_asks, float epsilon) -> Tensor");
+      " bool anchor_asks, float epsilon, bool post_norm=False, bool relu=False, bool padding_asks=False) -> Tensor");
   library.def(
       "stream_linear(Tensor input, Tensor? residual, Tensor[] weights, Tensor[] biases, Tensor[] norm_weights,"
       " Tensor[] norm_biases, bool gelu, float epsilon, bool bfloat16) -> (Tensor output, Tensor moments)");

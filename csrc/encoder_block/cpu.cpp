@@ -84,11 +84,15 @@ Tensor forward(
     int64_t hidden_width,
     std::string compute,
     bool anchor_asks,
-    double epsilon) {
+    double epsilon,
+    bool post_norm,
+    bool relu,
+    bool padding_asks) {
   check(tokens.dim() == 3 && tokens.scalar_type() == ScalarType::Float, "tokens is not float32 [B, n, d]");
   const int64_t B = tokens.size(0), n = tokens.size(1), d = tokens.size(2), k = static_cast<int64_t>(packed.size());
   check(tokens.stride(2) == 1, "the channels of a token are not contiguous");
   check(k > 0, "no packed weights were given");
+  check(k == 1 || !(post_norm || padding_asks), "post_norm and padding_asks are for one stream");
   const BlockLoops& loops = block_loops();
   const Sizes sizes = checked_sizes(d, num_heads, hidden_width, k > 1, compute);
   Job job{};
@@ -112,6 +116,7 @@ Tensor forward(
   }
   job.packed = weights.data();
   job.anchor_asks = anchor_asks;
+  job.layer = {post_norm, relu, padding_asks};
   job.epsilon = static_cast<float>(epsilon);
   const Tensor output = new_empty(tokens, {B, n, d});
   job.output = static_cast<float*>(output.mutable_data_ptr());

@@ -280,6 +280,30 @@ INTRAFORMER_INLINE void normalize(
   }
 }
 
+// Rows of A for the products of an attention or a feed-forward network: normalised first, where the norm does not come last.
+template <Precision P, typename Source>
+INTRAFORMER_INLINE void enter(const Job& job, int64_t count, const Norm& norm, const Scratch& s, Source source) {
+  const int64_t d = job.sizes.width;
+  if (!job.layer.post_norm) return normalize<P>(count, d, norm, job.epsilon, s, source);
+  for (int64_t r = 0; r < count; ++r) {
+    uint32_t* const to = s.normed.words + r * row_words<P>(d);
+    if constexpr (P == Precision::int8) {
+      s.normed.scales[r] = quantize(source(r), d, to);
+    } else {
+      for (int64_t j = 0; j < d; j += LANES) put_row<P>(to, j, load<Floats>(source(r) + j));
+    }
+  }
+}
+
+// What follows the residual: nothing, or the norm, in place.
+INTRAFORMER_INLINE void leave(const Rows& rows, int64_t first, int64_t count, const Norm& norm) {
+  if (!rows.job.layer.post_norm) return;
+  for (int64_t r = first; r < first + count; ++r) {
+    float* const x = Rows::output(rows, r);
+    layer_norm(x, rows.job.sizes.width, norm.weight, norm.bias, rows.job.epsilon, [&](int64_t j, Floats y) { store(x + j, y); });
+  }
+}
+
 template <Precision P>
 void project(const Rows& rows, const Weights& w, const Scratch& s) {
   constexpr Precision A = ATTENTION<P>;
@@ -288,7 +312,7 @@ void project(const Rows& rows, const Weights& w, const Scratch& s) {
   const int64_t head_keys = key_words<A>(rows.length, width), head_values = value_words<A>(rows.length, width);
   constexpr int64_t SEGMENT = PANEL < 16 ? PANEL : 16;  // channels of one head: its width is a multiple of 16
   for_each_block(Rows::count(rows), [&](int64_t first, int64_t count) {
-    normalize<P>(count, d, w.norm_attention, rows.job.epsilon, s, [&](int64_t r) { return Rows::input(rows, first + r); });
+    enter<P>(rows.job, count, w.norm_attention, s, [&](int64_t r) { return Rows::input(rows, first + r); });
     multiply<P>(s.normed, row, count, w.query.weight, [&](int64_t r0, int64_t n, int64_t c0, const auto& sums) {
       for_each_vector(r0, n, c0, d, sums, [&](int64_t r, int64_t c, Floats x) {
         put_row<A>(s.queries + (first + r) * query_row, c, x + load<Floats>(w.query.bias + c));
@@ -334,6 +358,7 @@ void self_attention(const Rows& rows, const Weights& w, const Scratch& s) {
   constexpr Precision A = ATTENTION<P>;
   const int64_t d = rows.job.sizes.width, length = rows.length, row = row_words<A>(d);
   const int64_t heads = rows.job.sizes.heads, width = d / heads;
+  const bool padding_asks = rows.job.layer.padding_asks;
   project<P>(rows, w, s);
   for (int64_t cluster = 0; cluster < rows.clusters; ++cluster) {
     mark_kept(rows, cluster, s.keep);
@@ -347,7 +372,7 @@ void self_attention(const Rows& rows, const Weights& w, const Scratch& s) {
           [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
             // In place of the queries of this head, which nobody needs any more.
             for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) {
-              put_row<A>(queries + r * row, head * width + c, s.keep[r] ? x : Floats{});
+              put_row<A>(queries + r * row, head * width + c, s.keep[r] || padding_asks ? x : Floats{});
             });
           });
     }
@@ -368,6 +393,7 @@ void self_attention(const Rows& rows, const Weights& w, const Scratch& s) {
             store(Rows::output(rows, first + r) + c, x);
           });
         });
+    leave(rows, first, count, w.norm_attention);
   });
 }
 
@@ -426,19 +452,22 @@ void cross_attention(const Rows& members, const Rows& anchor, const Weights& w, 
   }
 }
 
-template <Precision P>
-void feed_forward(const Rows& rows, const Weights& w, const Scratch& s) {
+// max(x, 0). NaN stays NaN.
+INTRAFORMER_INLINE Floats relu(Floats x) { return bits<Floats>(bits<Words>(x) & ~mask(x < 0.0f)); }
+
+template <Precision P, typename Activation>
+void feed_forward(const Rows& rows, const Weights& w, const Scratch& s, Activation activation) {
   const int64_t d = rows.job.sizes.width, hidden = rows.job.sizes.hidden;
   const int64_t row = row_words<P>(d), hidden_row = row_words<P>(CHUNK<P>);
   const int64_t unscaled_row = row_words<Precision::float32>(CHUNK<P>);
   for_each_block(Rows::count(rows), [&](int64_t first, int64_t count) {
-    normalize<P>(count, d, w.norm_ffn, rows.job.epsilon, s, [&](int64_t r) { return Rows::output(rows, first + r); });
+    enter<P>(rows.job, count, w.norm_ffn, s, [&](int64_t r) { return Rows::output(rows, first + r); });
     for (int64_t chunk = 0; chunk < hidden; chunk += CHUNK<P>) {
       const int64_t width = least(CHUNK<P>, hidden - chunk);
       const Linear up = columns_from<P>(w.ffn_up, chunk, width);
       multiply<P>(s.normed, row, count, up.weight, [&](int64_t r0, int64_t n, int64_t c0, const auto& sums) {
         for_each_vector(r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) {
-          x = gelu(x + load<Floats>(up.bias + c));
+          x = activation(x + load<Floats>(up.bias + c));
           if constexpr (P == Precision::int8) {
             store(s.unscaled + r * unscaled_row + c, x);
           } else {
@@ -460,6 +489,7 @@ void feed_forward(const Rows& rows, const Weights& w, const Scratch& s) {
         });
       });
     }
+    leave(rows, first, count, w.norm_ffn);
   });
 }
 
@@ -475,7 +505,11 @@ void run(const Job& job, int64_t task, void* memory) {
   const Scratch scratch = take_scratch<P>(pieces, job);
   self_attention<P>(rows, weights, scratch);
   if (job.sizes.cross && stream > 0) cross_attention<P>(rows, rows_of(job, 0, group), weights, scratch);
-  feed_forward<P>(rows, weights, scratch);
+  if (job.layer.relu) {
+    feed_forward<P>(rows, weights, scratch, [](Floats x) { return relu(x); });
+  } else {
+    feed_forward<P>(rows, weights, scratch, [](Floats x) { return gelu(x); });
+  }
 }
 
 // ---- The table ----

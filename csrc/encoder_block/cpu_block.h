@@ -27,6 +27,13 @@ struct Parameters {
   const float* values[CROSS_PARAMETERS];  // in the order of op.h; the last five only with Sizes::cross
 };
 
+// What a layer of another encoder does differently (op.h).
+struct Layer {
+  bool post_norm;     // the norms follow the residuals, as in the first Transformer; one stream only
+  bool relu;          // in place of GELU
+  bool padding_asks;  // what attention answers to padding is added to it as to any other token
+};
+
 // Some clusters through one block. Strides are counted in elements; the channels of a token follow each other.
 struct Job {
   Sizes sizes;               // `cross` is that of the streams after the first
@@ -38,7 +45,8 @@ struct Job {
   int64_t valid_cluster_stride, valid_token_stride;
   const void* const* packed;  // [k], each from BlockLoops::pack
   bool anchor_asks;           // cross_query="anchor"
-  float epsilon;              // of the LayerNorms
+  Layer layer;
+  float epsilon;  // of the LayerNorms
   int64_t clusters_a_task;
   float* output;  // [B, n, d], contiguous, apart from the input
 };

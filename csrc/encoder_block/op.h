@@ -1,11 +1,11 @@
-// encoder_block: a whole pre-norm block of the Intraformer, all k streams of it, for inference.
+// encoder_block: a whole block of the Intraformer, all k streams of it, or a layer of any Transformer's encoder, for inference.
 //
 // Operators (schemas in csrc/library.cpp; B clusters of n tokens of d channels, H heads, f channels in the feed-forward network):
 //
 //   encoder_block_pack(Tensor[] parameters, int num_heads, str compute) -> Tensor
 //   encoder_block_fingerprint(Tensor[] parameters) -> int
 //   encoder_block(Tensor tokens, Tensor? valid, Tensor[] packed, int num_heads, int hidden_width, str compute,
-//                 bool anchor_asks, float epsilon) -> Tensor
+//                 bool anchor_asks, float epsilon, bool post_norm=False, bool relu=False, bool padding_asks=False) -> Tensor
 //
 // A stream's parameters, contiguous float32, in this order (weights of linear layers are [out, in]):
 //
@@ -32,6 +32,12 @@
 //   h_m' = h_m + W_o SelfAttention(norm_attention(h_m))          over the valid tokens of the sub-cluster; 0 at padding
 //   m > 0:  h_m' += softmax((x W) c^T) c                          x = norm_member(h_m'); with anchor_asks softmax((c W) x^T) x
 //   result_m = h_m' + FFN(norm_ffn(h_m'))                         FFN(x) = W_down gelu(W_up x)
+//
+// What other encoders do, with one stream only but for relu:
+//
+//   post_norm      h' = norm_attention(h + W_o SelfAttention(h)),  result = norm_ffn(h' + FFN(h'))
+//   relu           in place of gelu
+//   padding_asks   SelfAttention is at padding what it is elsewhere, an average over the valid tokens, instead of 0
 //
 // compute says what the matrix products multiply. Sums, norms, softmax, GELU and the tokens themselves are float32 in any case.
 //

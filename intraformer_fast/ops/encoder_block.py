@@ -51,6 +51,9 @@ def not_supported_reasons(
         if tensor.dtype != torch.float32:
             reasons.append(f"{name} is {tensor.dtype} (it takes torch.float32)")
             break
+    # Their memory is not what they show: fake tensors, those spread over machines, quantised ones.
+    if not reasons and any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in (tokens, *parameters)):
+        reasons.append("the tokens or a parameter are a subclass of torch.Tensor")
     if any(p.is_inference() for p in parameters):
         reasons.append("the parameters were made under torch.inference_mode(), where a change of them goes unseen")
     for name, width in (
@@ -87,6 +90,9 @@ def encoder_block(
     *,
     anchor_asks: bool,
     epsilon: float,
+    post_norm: bool = False,
+    relu: bool = False,
+    padding_asks: bool = False,
 ) -> Tensor:
     """All streams of a block at once.
 
@@ -97,13 +103,16 @@ def encoder_block(
         sizes: those they were packed with.
         anchor_asks: `cross_query="anchor"`.
         epsilon: of the LayerNorms.
+        post_norm: whether the norms follow the residuals; for one stream.
+        relu: in place of GELU.
+        padding_asks: whether attention is at padding what it is elsewhere, instead of 0; for one stream.
 
     Returns:
         [B, n, d] float32, the tokens as they leave the block; meaningless at padding.
     """
     tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
     op = torch.ops.intraformer_fast.encoder_block
-    output: Tensor = op(tokens, valid, list(packed), *sizes, anchor_asks, epsilon)
+    output: Tensor = op(tokens, valid, list(packed), *sizes, anchor_asks, epsilon, post_norm, relu, padding_asks)
     return output
 
 
@@ -116,6 +125,9 @@ def _output_shape(
     compute: str,
     anchor_asks: bool,
     epsilon: float,
+    post_norm: bool = False,
+    relu: bool = False,
+    padding_asks: bool = False,
 ) -> Tensor:
     return tokens.new_empty(tokens.shape)
 

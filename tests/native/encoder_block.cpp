@@ -1,5 +1,5 @@
 // The fused block against plain loops in double: ragged and tiny sub-clusters, masks, both directions of C-ATT, one head and
-// many, strides, every way to compute, with NaN in the padding, canaries round what is written, and the tasks in any order.
+// many, the layers of other encoders, strides, every way to compute, with NaN in the padding, canaries round what is written, and the tasks in any order.
 // The instruction set is the one of INTRAFORMER_CPU_ISA; 77 is returned where it cannot be used.
 #include "encoder_block/cpu_block.h"
 
@@ -35,10 +35,12 @@ struct Case {
   bool masked, anchor_asks;
   Compute compute;
   int64_t clusters_a_task;
+  Layer layer{};
   std::string name() const {
     std::string text;
     for (const int64_t v : {d, heads, hidden, clusters, tokens, streams}) text += std::to_string(v) + " ";
-    return text + (masked ? "masked " : "") + (anchor_asks ? "anchor " : "member ") + NAMES[static_cast<int>(compute)];
+    return text + (masked ? "masked " : "") + (anchor_asks ? "anchor " : "member ") + NAMES[static_cast<int>(compute)] +
+           (layer.post_norm ? " post-norm" : "") + (layer.relu ? " relu" : "") + (layer.padding_asks ? " padding asks" : "");
   }
 };
 
@@ -101,6 +103,7 @@ void attend(
       greatest = std::fmax(greatest, p[j]);
     }
     for (size_t j = 0; j < k.size(); ++j) sum += p[j] = keep[j] ? std::exp(p[j] - greatest) : 0.0;
+    if (sum == 0) sum = 1;
     for (int64_t c = c0; c < c0 + width; ++c) {
       out[i][c] = 0;
       for (size_t j = 0; j < k.size(); ++j) out[i][c] += keep[j] ? p[j] / sum * v[j][c] : 0.0;
@@ -123,16 +126,18 @@ Matrix block(
     const float* const* p,
     bool cross) {
   const int64_t d = c.d, width = d / c.heads;
-  const Matrix x = norm(h, p[0], p[1]);
+  const bool post_norm = c.layer.post_norm;
+  const Matrix x = post_norm ? h : norm(h, p[0], p[1]);
   const Matrix q = linear(x, p[2], p[3], d, c), k = linear(x, p[2], p[3], d, c, false, d),
                v = linear(x, p[2], p[3], d, c, false, 2 * d);
   Matrix attended(h.size(), std::vector<double>(d)), result = h;
   for (int64_t head = 0; head < c.heads; ++head)
     attend(q, k, v, keep, 1 / std::sqrt(double(width)), head * width, width, attended);
   for (size_t i = 0; i < h.size(); ++i) {
-    if (!keep[i]) attended[i].assign(d, 0.0);
+    if (!keep[i] && !c.layer.padding_asks) attended[i].assign(d, 0.0);
   }
   add(result, linear(attended, p[4], p[5], d, c));
+  if (post_norm) result = norm(result, p[0], p[1]);
   if (cross) {
     Matrix member = norm(result, p[13], p[14]), anchor = norm(h0, p[15], p[16]);
     Matrix asks = c.anchor_asks ? anchor : member;
@@ -145,12 +150,12 @@ Matrix block(
     attend(query, context, context, c.anchor_asks ? keep : keep0, 1.0, 0, d, answer);
     add(result, answer);
   }
-  Matrix hidden = linear(norm(result, p[6], p[7]), p[8], p[9], c.hidden, c);
+  Matrix hidden = linear(post_norm ? result : norm(result, p[6], p[7]), p[8], p[9], c.hidden, c);
   for (auto& row : hidden) {
-    for (double& v : row) v = 0.5 * v * std::erfc(-v / std::sqrt(2.0));
+    for (double& v : row) v = c.layer.relu ? std::fmax(v, 0.0) : 0.5 * v * std::erfc(-v / std::sqrt(2.0));
   }
   add(result, linear(hidden, p[10], p[11], d, c, true));
-  return result;
+  return post_norm ? norm(result, p[6], p[7]) : result;
 }
 
 struct Free {
@@ -165,6 +170,7 @@ Memory zeros(int64_t bytes) {
 
 void run(const Case& c, std::mt19937& random) {
   std::normal_distribution<float> normal;
+  const bool padding_asks = c.anchor_asks || c.layer.padding_asks;
   const int64_t B = c.clusters, n = c.tokens, d = c.d, k = c.streams, token_stride = d + 3, cluster_stride = n * token_stride + 5;
   const int64_t lengths[CROSS_PARAMETERS] = {d, d,     3 * d * d, 3 * d, d * d, d, d, d, c.hidden * d, c.hidden, d * c.hidden,
                                              d, d * d, d,         d,     d,     d};
@@ -193,7 +199,7 @@ void run(const Case& c, std::mt19937& random) {
     if (c.masked) valid[i] = i / n != 0 && random() % 4 != 0;  // a whole cluster of padding
     float* const token = input.data() + i / n * cluster_stride + i % n * token_stride;
     // Padding that asks takes part (op.h).
-    for (int64_t j = 0; j < d; ++j) token[j] = valid[i] ? normal(random) : c.anchor_asks ? 0.5f : NAN;
+    for (int64_t j = 0; j < d; ++j) token[j] = valid[i] ? normal(random) : padding_asks ? 0.5f : NAN;
   }
   Job job{};
   job.sizes = {d, c.heads, c.hidden, k > 1, c.compute};
@@ -203,6 +209,7 @@ void run(const Case& c, std::mt19937& random) {
   job.packed = pointers.data();
   job.anchor_asks = c.anchor_asks;
   job.epsilon = 1e-5f;
+  job.layer = c.layer;
   const float canary = -12345.0f;
   std::vector<float> before;
   for (const int64_t clusters_a_task : {c.clusters_a_task, int64_t{1}}) {
@@ -236,7 +243,7 @@ void run(const Case& c, std::mt19937& random) {
       if (m == 0) h0 = h, keep0 = keep;
       const Matrix wanted = block(h, h0, keep, keep0, c, parameters[m].values, m > 0);
       for (int64_t t = 0; t < length; ++t) {
-        for (int64_t j = 0; j < d && (keep[t] || c.anchor_asks); ++j, ++count) {
+        for (int64_t j = 0; j < d && (keep[t] || padding_asks); ++j, ++count) {
           const double difference = before[16 + (b * n + start + t) * d + j] - wanted[t][j];
           expect(!std::isnan(difference), c.name() + ": NaN");
           error = std::fmax(error, std::fabs(difference)), square += difference * difference;
@@ -270,6 +277,12 @@ int main() {
         run({48, 3, 80, 5, 9, 4, masked, anchor_asks, compute, 4}, random);
         run({48, 1, 16, 2, 3, 4, masked, anchor_asks, compute, 2}, random);  // an empty sub-cluster
       }
+      for (const bool relu : {false, true}) {
+        run({32, 2, 48, 5, 21, 1, masked, false, compute, 2, {true, relu, true}}, random);
+        run({48, 1, 80, 3, 9, 1, masked, false, compute, 2, {false, relu, true}}, random);
+        run({48, 3, 80, 3, 19, 2, masked, false, compute, 2, {false, relu, false}}, random);
+      }
+      run({64, 4, 1040, 2, 90, 1, masked, false, compute, 1, {true, true, false}}, random);
       run({64, 4, 1040, 2, 37, 1, masked, false, compute, 1}, random);  // more than a chunk of the hidden layer
       run({16, 1, 16, 2, 181, 2, masked, false, compute, 1}, random);   // more than a block of rows
     }
