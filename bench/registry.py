@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from intraformer_fast.cost import Work as Work
+
 Inputs: TypeAlias = Mapping[str, Tensor]
 Step: TypeAlias = Callable[[], Mapping[str, Tensor]]
 """One run of what is timed. It returns what parity looks at: outputs and gradients, by name."""
@@ -18,13 +20,6 @@ Make: TypeAlias = Callable[[Inputs], Step]
 
 OURS, EAGER = "ours", "eager"
 DEVICES = ("cpu", "cuda")
-
-
-class Work(NamedTuple):
-    """The least that a step has to do: bytes read and written, floating-point operations."""
-
-    bytes: int
-    flops: int = 0
 
 
 class Limit(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from intraformer_fast.errors import MissingDependencyError
-from intraformer_fast.info import info
+from intraformer_fast.installation import info
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from intraformer_fast import nn
+from intraformer_fast import __version__, nn
 from intraformer_fast.errors import DataError
 from intraformer_fast.files import atomic_path
-from intraformer_fast.info import __version__
 
 FORMAT_VERSION = 1
 HEADER = "intraformer_fast"

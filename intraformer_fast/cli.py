@@ -250,10 +250,16 @@ def bench(
     raise typer.Exit(report.exit_code)
 
 
-@app.command(epilog=example("info --json"))
-def info(as_json: JsonOption = False) -> None:
-    """What this installation is made of and can use."""
-    from intraformer_fast.info import info as gather
+@app.command(epilog=example("info --estimate --samples 5200000"))
+def info(
+    estimate: Annotated[bool, typer.Option("--estimate", help="What clustering costs at least, instead.")] = False,
+    samples: Annotated[int, typer.Option(help="Of the estimate.", min=1)] = 5_200_000,
+    as_json: JsonOption = False,
+) -> None:
+    """What this installation is made of and can use; or what the paper's model costs on so many samples, here and on a GPU."""
+    if estimate:
+        return show_estimates(samples, as_json)
+    from intraformer_fast.installation import info as gather
 
     found = gather()
     rows = {name: value for name, value in found.items() if name not in ("native", "packages")}
@@ -261,6 +267,24 @@ def info(as_json: JsonOption = False) -> None:
     rows |= native_rows(found["native"])
     rows |= {name: version or "not installed" for name, version in found["packages"].items()}
     show(found, as_json, "\n".join(f"{name:<16}{value}" for name, value in rows.items()))
+    return None
+
+
+def show_estimates(samples: int, as_json: bool) -> None:
+    """The stages of clustering so many samples with the paper's settings, on the CPU here and two GPUs."""
+    from dataclasses import asdict
+
+    from intraformer_fast import cost
+
+    found = [stage for device in ("cpu", "A100", "H100") for stage in cost.estimate_pipeline(samples, device)]
+    lines = [
+        f"{samples} samples with the paper's settings, predicted from operations, least bytes and published rates:"
+    ]
+    show(
+        {"samples": samples, "estimates": [asdict(stage) for stage in found]},
+        as_json,
+        "\n".join([*lines, *map(str, found)]),
+    )
 
 
 def native_rows(native: Mapping[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from intraformer_fast import metrics
 from intraformer_fast.bench import baselines
 from intraformer_fast.data import Dataset, load_example
-from intraformer_fast.info import info
+from intraformer_fast.installation import info
 from intraformer_fast.pipeline import Fitted, NeighborGraph, fit, neighbor_graph, predict, prepare
 from intraformer_fast.presets import preset
 from intraformer_fast.report import METRICS, ContactSheet, EdgeHistogram, ReportContent, Row, write_report

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from intraformer_fast import reference
+from intraformer_fast import cost, reference
 from intraformer_fast.ops import block_attention, routing
 
 from ..facts.cases import FactsCase, Small, register_facts
@@ -55,18 +55,15 @@ def _case(
         routing.select("block_attention", inputs["q"], inputs["k"], inputs["v"], None, blocks, backend="triton")
         return make(block_attention.block_attention)(inputs)
 
-    rows, pairs = (
-        batch * heads * n,
-        batch * heads * sum((b - a) ** 2 for a, b in reference.subcluster_bounds(n, blocks)),
-    )
     candidates: dict[str, Make] = {OURS: ours, EAGER: make(reference.block_attention)}
     candidates["torch.compile"] = lambda inputs: make(torch.compile(reference.block_attention, dynamic=False))(inputs)
     if n % blocks == 0:
         for kind in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
             candidates[f"SDPA, {kind.name.lower()}"] = make(_sdpa(kind))
     label = f"{list(shape)} in {blocks}, {str(dtype).removeprefix('torch.')}" + ("" if backward else ", forward only")
-    least = Work((4 + 7 * backward) * rows * width * dtype.itemsize, (4 + 10 * backward) * pairs * width)
-    return Case(label, inputs, candidates, least, {"copy": Limit(_copy, Work(2 * rows * width * dtype.itemsize))})
+    least = cost.block_attention(*shape, blocks, item_bytes=dtype.itemsize, backward=backward)
+    copied = Work(2 * batch * heads * n * width * dtype.itemsize)
+    return Case(label, inputs, candidates, least, {"copy": Limit(_copy, copied)})
 
 
 def _step(function: Callable[..., Tensor], inputs: Inputs, blocks: int, backward: bool) -> Step:

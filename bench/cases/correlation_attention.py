@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from intraformer_fast import cost
 from intraformer_fast.ops import correlation_attention as op
 from intraformer_fast.ops import routing
 
@@ -79,12 +80,10 @@ def _case(
         routing.select("correlation_attention", *tensors, backend=BACKENDS[tensors[0].device.type])
         return make(attend)(inputs)
 
-    tokens, weights = batch * width * dtype.itemsize, streams * width * width * dtype.itemsize
-    read, written = (members + size) * tokens + weights, members * tokens
-    project, product = 2 * batch * members * width * width, 2 * batch * members * size * width
-    least = Work(read + written, project + 2 * product)
-    if backward:  # reads the gradient and the inputs again, writes their gradients
-        least = Work(2 * (read + written) + read, 3 * project + 6 * product)
+    tokens, project = batch * width * dtype.itemsize, 2 * batch * members * width * width
+    least = cost.correlation_attention(
+        batch, members, size, width, weights=streams, item_bytes=dtype.itemsize, backward=backward
+    )
     label = f"[{batch}, {k} x {size}, {width}] {str(dtype).removeprefix('torch.')}, {'anchor' if anchor_asks else 'member'} asks"
     return Case(
         label + (", masked" if masked else "") + ("" if backward else ", forward only"),

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from intraformer_fast import native, reference
+from intraformer_fast import cost, native, reference
 from intraformer_fast import nn as fast
+from intraformer_fast.acceleration import accelerate
 from intraformer_fast.ops import block_attention, correlation_attention, routing
 from intraformer_fast.reference.decomposition import subcluster_bounds
 
@@ -55,6 +56,67 @@ def training_cases() -> Iterator[Case]:
             yield _model_case(16, (128, 80, num_subclusters, 2, 4), backward=True, autocast=dtype)
 
 
+@register(
+    "encoder_cpu", "PyTorch's own encoder of six layers, accelerated in place, without gradients on the CPU.", CPU
+)
+def encoder_cases() -> Iterator[Case]:
+    """As in DETR (post-norm, ReLU), then pre-norm with GELU; 80 neighbors and their centroid."""
+    for clusters, hidden in ((16, 1024), (16, 2048), (64, 2048)):
+        yield _encoder_case(clusters, hidden, "relu", norm_first=False)
+    yield _encoder_case(16, 2048, "gelu", norm_first=True)
+
+
+def _encoder_case(batch: int, hidden: int, activation: str, *, norm_first: bool) -> Case:
+    n, width, heads, layers = 81, 256, 8, 6
+
+    def encoder() -> nn.Module:
+        layer = nn.TransformerEncoderLayer(
+            width, heads, hidden, activation=activation, batch_first=True, norm_first=norm_first
+        )
+        return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).eval()
+
+    def inputs(generator: torch.Generator) -> Inputs:
+        tokens = torch.randn(batch, n, width, generator=generator)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            return {"tokens": tokens, **encoder().state_dict()}
+
+    def make(prepare: Callable[[nn.Module], Any]) -> Make:
+        def step(inputs: Inputs) -> Step:
+            tokens, *parameters = inputs.values()
+            model = encoder().to(tokens.dtype)
+            model.load_state_dict(dict(zip(list(inputs)[1:], parameters, strict=True)))
+            run = prepare(model)
+
+            def infer() -> Mapping[str, Tensor]:
+                with torch.inference_mode():
+                    return {"output": run(tokens)}
+
+            return infer
+
+        return step
+
+    def accelerated(model: nn.Module) -> nn.Module:
+        accelerate(model)
+        for layer in model.layers:  # type: ignore[union-attr]
+            layer.backend = "cpu"  # raises, and says why, where PyTorch would serve and be timed as ours
+        return model
+
+    eager = make(lambda model: model)
+    return Case(
+        f"{batch} x {n} tokens, d={width} f={hidden} L={layers} H={heads}, {'pre' if norm_first else 'post'}-norm {activation}",
+        inputs,
+        {
+            OURS: make(accelerated),
+            EAGER: eager,
+            MEDIUM: _medium(eager),
+            "torch.compile": make(lambda model: torch.compile(model, dynamic=False)),
+        },
+        cost.encoder_layer(batch, n, width, ffn_dim=hidden).times(layers),
+        _limits(torch.float32),
+    )
+
+
 def _block_case(
     shape: tuple[int, int, int, int], num_blocks: int, dtype: torch.dtype = torch.float32, backward: bool = True
 ) -> Case:
@@ -77,8 +139,6 @@ def _block_case(
         routing.select("block_attention", inputs["q"], inputs["k"], inputs["v"], None, backend="cpu")
         return make(block_attention.block_attention)(inputs)
 
-    pairs = batch * heads * sum((stop - start) ** 2 for start, stop in subcluster_bounds(n, num_blocks))
-    numbers = batch * heads * n * width
     return Case(
         f"{list(shape)} in {num_blocks}, {_short(dtype)}" + ("" if backward else ", forward only"),
         inputs,
@@ -89,7 +149,7 @@ def _block_case(
             "scaled_dot_product_attention": make(_sdpa),
             "torch.compile": lambda inputs: make(torch.compile(reference.block_attention, dynamic=False))(inputs),
         },
-        Work((4 + 7 * backward) * numbers * dtype.itemsize, (4 + 10 * backward) * pairs * width),
+        cost.block_attention(*shape, num_blocks, item_bytes=dtype.itemsize, backward=backward),
         _limits(dtype),
     )
 
@@ -132,8 +192,6 @@ def _stream_case(
         routing.select("correlation_attention", inputs["member"], inputs["anchor"], inputs["weight"], backend="cpu")
         return make(torch.ops.intraformer_fast.correlation_attention)(inputs)
 
-    rows, weights = batch * streams * length, streams * width * width
-    numbers = rows * width + batch * length * width
     return Case(
         f"{list(shape)} in {num_subclusters}, {_short(dtype)}" + ("" if backward else ", forward only"),
         inputs,
@@ -143,9 +201,8 @@ def _stream_case(
             MEDIUM: _medium(make(correlation_attention.streams)),
             "torch.compile": lambda inputs: make(torch.compile(correlation_attention.streams, dynamic=False))(inputs),
         },
-        Work(
-            (2 + 3 * backward) * (numbers + weights) * dtype.itemsize,
-            2 * rows * width * ((width + 2 * length) + backward * (3 * width + 5 * length)),
+        cost.correlation_attention(
+            batch, streams * length, length, width, weights=streams, item_bytes=dtype.itemsize, backward=backward
         ),
         _limits(dtype),
     )
@@ -202,10 +259,7 @@ def _model_case(
             return make(fast.Intraformer)(inputs)
         return make(lambda *sizes: fast.Intraformer(*sizes, backend="cpu"))(inputs)
 
-    length, streams = n // num_subclusters, num_subclusters - 1
-    a_token = 24 * width**2 + 4 * length * width
-    a_member = 2 * width**2 + 4 * length * width
-    flops = batch * layers * (n * a_token + streams * length * a_member)
+    flops = cost.intraformer(batch, n, width, num_subclusters=num_subclusters, num_layers=layers).flops
     parameter_count = sum(p.numel() for p in reference.Intraformer(*sizes).parameters())
     return Case(
         f"{batch} clusters, d={width} n={n} k={num_subclusters} L={layers} H={heads}, {_short(autocast)}",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intraformer_fast import functional, reference
+from intraformer_fast import cost, functional, reference
 from intraformer_fast.ops import routing
 
 from ..registry import EAGER, OURS, Case, Inputs, Limit, Make, Step, Work, register
@@ -60,9 +60,6 @@ def _case(
         routing.select("purity_fmi", *tensors, backend=tensors[0].device.type)
         return make(functional.purity_fmi)(inputs)
 
-    read = rows * n * (dtype.itemsize + target_dtype.itemsize + masked)
-    a_row = 2 * 4 * rows  # loss and purity, or their gradients
-    forward = read + a_row
     label = (
         f"[{rows}, {n}] {_short(dtype)} {'logits' if from_logits else 'probabilities'}, {_short(target_dtype)} targets"
     )
@@ -74,7 +71,9 @@ def _case(
             EAGER: make(reference.purity_fmi),
             "torch.compile": lambda inputs: make(torch.compile(reference.purity_fmi, dynamic=False))(inputs),
         },
-        Work(forward + (read + a_row + rows * n * dtype.itemsize if backward else 0)),
+        cost.purity_fmi(
+            rows, n, item_bytes=dtype.itemsize, target_bytes=target_dtype.itemsize, masked=masked, backward=backward
+        ),
         {"torch.add": Limit(_add, Work(2 * rows * n * dtype.itemsize))},
     )
 

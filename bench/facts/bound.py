@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from intraformer_fast.gpus import RESERVED, Gpu
+
 from .compiled import TENSOR_CORE, Compiled, warp_flops
-from .gpus import RESERVED, Gpu
 from .sass import Instruction
 
 WARP = 32

@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from .gpus import KIB, gpu
+from intraformer_fast.gpus import KIB, gpu
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from intraformer_fast.errors import MissingDependencyError
+from intraformer_fast.gpus import GPUS, SHARED_LIMIT
 
 from .. import parity
 from ..run import FAILED, PASSED
@@ -15,7 +16,6 @@ from .bound import bound, kernel_time
 from .cases import Facts, FactsCase
 from .compiled import Launch, compile_launch
 from .execute import execute
-from .gpus import GPUS, SHARED_LIMIT
 
 CAPABILITIES = (80, 90, 100)
 

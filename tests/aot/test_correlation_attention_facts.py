@@ -10,7 +10,7 @@ import re
 import pytest
 import torch
 
-from intraformer_fast.bench.facts import gpus
+from intraformer_fast import gpus
 from intraformer_fast.bench.facts.bound import bound, kernel_time
 from intraformer_fast.bench.facts.compiled import compile_launch
 from intraformer_fast.kernels.correlation_attention import configs, launch, products

@@ -1,8 +1,10 @@
 """What `intraformer-fast info` says of the native libraries."""
 
+import json
+
 import pytest
 
-from intraformer_fast.cli import native_rows
+from intraformer_fast.cli import info, native_rows
 
 BUILD = {
     "version": "0.1.0",
@@ -54,3 +56,14 @@ def test_one_line_a_fact(run, answer):
     assert all(line[15] == " " and line[16] != " " for line in lines)
     assert not any("{" in line for line in lines)
     assert set(answer("info")["native"]) == {"cpu", "cuda", "cpu_instruction_set", "build"}
+
+
+def test_estimate_names_every_stage_on_every_device(capsys):
+    info(estimate=True, samples=1000, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == 1000
+    assert [stage["op"] for stage in found["estimates"]] == 3 * ["knn_graph", "intraformer", "all"]
+    assert {stage["device"] for stage in found["estimates"]} >= {"A100-SXM4-80GB", "H100-SXM5-80GB"}
+    assert all(stage["seconds"] > 0 for stage in found["estimates"])
+    info(estimate=True, samples=1000)
+    assert "predicted" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import pytest
 from intraformer_fast.bench.facts import sass
 from intraformer_fast.bench.facts.bound import bound, cost, kernel_time, residency
 from intraformer_fast.bench.facts.compiled import Compiled, compile_launch
-from intraformer_fast.bench.facts.gpus import GPUS, gpu
+from intraformer_fast.gpus import GPUS, gpu
 
 A100, H100 = GPUS
 

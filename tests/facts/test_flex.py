@@ -7,7 +7,7 @@ from intraformer_fast.bench.facts.bound import bound, kernel_time
 from intraformer_fast.bench.facts.compiled import compile_launch
 from intraformer_fast.bench.facts.execute import execute
 from intraformer_fast.bench.facts.flex import flex_launch
-from intraformer_fast.bench.facts.gpus import gpu
+from intraformer_fast.gpus import gpu
 
 pytest.importorskip("triton", reason="Triton is not installed: there is no kernel to look at")
 

@@ -13,18 +13,19 @@ PACKAGE = Path(intraformer_fast.__file__).parent
 
 # Who may import whom, lowest first; a module may import its own layer and those below it.
 LAYERS = [
-    {"errors", "files", "native", "presets"},
-    {"data", "info"},
+    {"errors", "files", "gpus", "native", "presets"},
+    {"cost", "data", "installation"},
     {"reference", "kernels"},
     {"ops"},
     {"functional"},
     {"nn", "graph", "metrics"},
-    {"precision"},
+    {"precision", "acceleration", "explanation"},
     {"checkpoint", "clusters"},
     {"inference"},
     {"monitoring"},
     {"training", "selection"},
     {"pipeline", "charts", "page"},
+    {"estimator"},
     {"bench", "report"},
     {"demo"},
     {"cli"},
@@ -85,7 +86,8 @@ def test_reference_imports_torch_alone():
 
 
 def test_importing_the_package_imports_nothing_optional():
-    code = f"import sys, intraformer_fast; print([m for m in {HEAVY} if m in sys.modules])"
+    names = f"[getattr(ifast, name) for name in ifast.__all__ if name != {'IntraformerClusterer'!r}]"
+    code = f"import sys, intraformer_fast as ifast; {names}; print([m for m in {HEAVY} if m in sys.modules])"
     # torch itself imports triton where it is installed, which is not ours to judge.
     baseline = f"import sys, torch; print([m for m in {HEAVY} if m in sys.modules])"
     found, before = (
@@ -95,6 +97,11 @@ def test_importing_the_package_imports_nothing_optional():
     assert set(found) <= set(before)
 
 
+def test_the_cost_model_needs_no_torch():
+    code = "import sys, intraformer_fast.cost; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 def test_importing_the_package_does_not_initialize_cuda():
-    code = "import intraformer_fast, torch; print(torch.cuda.is_initialized())"
+    code = "import intraformer_fast.nn, torch; print(torch.cuda.is_initialized())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from intraformer_fast import native
-
-__version__ = importlib.metadata.version("intraformer-fast")
+from intraformer_fast import __version__, native
 
 # Distribution names, since the same import name (faiss) comes from several.
 OPTIONAL_PACKAGES = ("faiss-cpu", "faiss-gpu-cu12", "triton", "scikit-network", "infomap", "pyarrow", "matplotlib")
