@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from intraformer_fast import reference
 from intraformer_fast.kernels.correlation_attention.call import Call
+from intraformer_fast.nn.packed import forget, packed_weights
 from intraformer_fast.ops import (
     correlation_attention,
     encoder_block,
@@ -23,19 +23,17 @@ from intraformer_fast.reference.intraformer import Block, Bounds, StreamLayer, m
 # longer than to normalise every place.
 ANCHOR_FROM_TABLE = ("cuda",)
 
-# The packed weights of a block beside what they were packed from. Not attributes of the module: they are neither its state, nor
-# to be copied or pickled with it.
-_PACKED: WeakKeyDictionary[Block, tuple[object, list[Tensor]]] = WeakKeyDictionary()
-
 COMPUTES = ("float", "int8")
 
 
 class Intraformer(reference.Intraformer):
     __doc__ = reference.Intraformer.__doc__
 
+    # Of a module that was made as a reference.Intraformer too (intraformer_fast.accelerate).
+    _compute = "float"
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._compute = "float"
         # A backend that cannot serve is refused here, not at the first call.
         if self.backend == "cpu":
             routing.select("encoder_block", *self._any_fused_call(), backend="cpu")
@@ -92,7 +90,7 @@ class Intraformer(reference.Intraformer):
         """As `torch.nn.Module.train`; going into training also frees the packed weights of inference."""
         if mode:
             for block in self.blocks:
-                _PACKED.pop(block, None)  # type: ignore[call-overload]
+                forget(block)
         return super().train(mode)
 
     def _block(self, block: Block, tokens: Tensor, valid: Tensor | None, bounds: Bounds) -> Tensor:
@@ -104,7 +102,15 @@ class Intraformer(reference.Intraformer):
             call = (tokens, valid, parameters, sizes, dropout)
             if self.compute == "int8":
                 self._check_int8(*call)
-            module = routing.select("encoder_block", *call, backend=self.backend)
+            module = routing.select(
+                "encoder_block",
+                *call,
+                backend="cpu" if self.compute == "int8" else self.backend,
+                candidates=lambda: {
+                    "cpu": lambda: self._fused_block(block, tokens, valid, streams, sizes),
+                    "reference": lambda: self._unfused_block(block, tokens, valid, bounds),
+                },
+            )
             if module is encoder_block:
                 return self._fused_block(block, tokens, valid, streams, sizes)
         return self._unfused_block(block, tokens, valid, bounds)
@@ -270,7 +276,7 @@ class Intraformer(reference.Intraformer):
         streams: list[list[Tensor]],
         sizes: encoder_block.Sizes,
     ) -> Tensor:
-        packed = _packed(block, streams, sizes)
+        packed = packed_weights(block, streams, sizes)
         return encoder_block.encoder_block(
             tokens,
             valid,
@@ -304,14 +310,3 @@ def _stream_parameters(block: Block, stream: int) -> list[Tensor]:
         for norm in (cross.norm_members[stream - 1], cross.norm_anchor):
             parameters += [norm.weight, norm.bias]  # type: ignore[list-item]
     return parameters
-
-
-def _packed(block: Block, streams: list[list[Tensor]], sizes: encoder_block.Sizes) -> list[Tensor]:
-    """The packed weights of each stream's own layer, from the last call where no parameter has changed since."""
-    parameters = [p for stream in streams for p in stream]
-    # Versions count what is written in place, but not through .data.
-    made_from = (sizes, [(p.data_ptr(), p._version) for p in parameters], encoder_block.fingerprint(parameters))
-    known = _PACKED.get(block)
-    if known is None or known[0] != made_from:
-        known = _PACKED[block] = (made_from, [encoder_block.pack(stream, sizes) for stream in streams])
-    return known[1]

@@ -17,6 +17,7 @@ def subcluster_bounds(num_tokens: int, num_subclusters: int) -> list[tuple[int, 
         raise ValueError(
             f"num_tokens = {num_tokens} and num_subclusters = {num_subclusters}: expected at least 0 tokens and 1 sub-cluster"
         )
-    size, longer = divmod(num_tokens, num_subclusters)
+    # Not by divmod: a compiled graph of any length has n as a symbol, which that does not take.
+    size, longer = num_tokens // num_subclusters, num_tokens % num_subclusters
     starts = [m * size + min(m, longer) for m in range(num_subclusters + 1)]
     return list(itertools.pairwise(starts))
