@@ -1,0 +1,27 @@
+"""Every example runs, at a small size, and tells of its parity and speed."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """So little work is done sooner by one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # an epoch of so little teaches nothing, and training says so
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_example(path, capsys):
+    runpy.run_path(str(path))["main"](["--small"])
+    printed = capsys.readouterr().out
+    assert "parity: " in printed
+    assert "speed: " in printed
