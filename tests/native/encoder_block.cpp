@@ -277,15 +277,22 @@ int main() {
         run({48, 3, 80, 5, 9, 4, masked, anchor_asks, compute, 4}, random);
         run({48, 1, 16, 2, 3, 4, masked, anchor_asks, compute, 2}, random);  // an empty sub-cluster
       }
-      for (const bool relu : {false, true}) {
-        run({32, 2, 48, 5, 21, 1, masked, false, compute, 2, {true, relu, true}}, random);
-        run({48, 1, 80, 3, 9, 1, masked, false, compute, 2, {false, relu, true}}, random);
-        run({48, 3, 80, 3, 19, 2, masked, false, compute, 2, {false, relu, false}}, random);
-      }
-      run({64, 4, 1040, 2, 90, 1, masked, false, compute, 1, {true, true, false}}, random);
       run({64, 4, 1040, 2, 37, 1, masked, false, compute, 1}, random);  // more than a chunk of the hidden layer
       run({16, 1, 16, 2, 181, 2, masked, false, compute, 1}, random);   // more than a block of rows
     }
+  }
+  std::mt19937 other(11);  // layers of other encoders
+  for (const bool relu : {false, true}) {
+    for (const bool masked : {false, true}) {
+      for (const Compute compute : {Compute::float32, Compute::bfloat16}) {
+        run({32, 2, 48, 5, 21, 1, masked, false, compute, 2, {true, relu, true}}, other);
+        run({48, 1, 80, 3, 9, 1, masked, false, compute, 2, {false, relu, true}}, other);
+        run({48, 3, 80, 3, 19, 2, masked, false, compute, 2, {false, relu, false}}, other);
+        run({64, 4, 1040, 2, 90, 1, masked, false, compute, 1, {true, relu, false}}, other);
+      }
+    }
+    // Few numbers, since any of them may fall to another step.
+    run({32, 2, 48, 2, 5, 1, false, false, Compute::int8, 2, {true, relu, true}}, other);
   }
   std::printf("%d failures\n", failures);
   return failures != 0;
