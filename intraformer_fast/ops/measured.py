@@ -28,7 +28,7 @@ from intraformer_fast import __version__, native
 from intraformer_fast.files import write_json
 
 # Sets whose times made the table.
-TIMED = ("avx512", "avx512_bf16")
+TIMED = ("avx512", "avx512_vnni", "avx512_bf16")
 # The table's choice stands unless another takes less than this share of its time.
 MARGIN = 0.95
 ROUNDS = 5

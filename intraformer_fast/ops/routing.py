@@ -132,7 +132,9 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "block_attention": lambda module, q, k, v, valid=None, num_blocks=1: module.block_attention(
         q, k, v, num_blocks, valid=valid
     ),
-    "gather_block_attention": lambda module, *arguments: module.gather_block_attention(*arguments),
+    "gather_block_attention": lambda module, q, k, v, neighbors, num_blocks=1: module.gather_block_attention(
+        q, k, v, neighbors, num_blocks
+    ),
     "gather_correlation_attention": lambda module, *arguments: module.gather_correlation_attention(*arguments),
     # The model asks for all its streams at once; one of them stands for the others.
     "correlation_attention": lambda module, query, context, weight, valid=None: module.correlation_attention(

@@ -124,6 +124,19 @@ def test_a_file_that_is_damaged_or_cannot_be_written(slow_native, monkeypatch, t
     assert "cannot be written" in caplog.text
 
 
+def test_tables_are_measured_as_the_model_asks_for_them(slow_native):
+    table, neighbors = torch.randn(9, 2, 16), torch.randint(0, 9, (3, 6))
+    assert routing.remembered("gather_block_attention", (table, table, table, neighbors), "auto", ()) == "reference"
+    torch.testing.assert_close(*slow_native)
+
+
+@pytest.mark.parametrize("instruction_set", ["avx512", "avx512_vnni", "avx512_bf16"])
+def test_by_default_nothing_is_measured_with_avx512(instruction_set, slow_native, monkeypatch):
+    monkeypatch.delenv("INTRAFORMER_AUTOTUNE")
+    monkeypatch.setattr(measured, "_instruction_set", lambda: instruction_set)
+    assert served(Q, Q, Q) == "cpu"
+
+
 def test_bad_setting(monkeypatch):
     monkeypatch.setenv("INTRAFORMER_AUTOTUNE", "yes")
     with pytest.raises(ValueError, match="INTRAFORMER_AUTOTUNE = 'yes': expected 0 or 1"):
