@@ -211,7 +211,7 @@ class Intraformer(reference.Intraformer):
         if self.backend != "auto":
             return False
         parameters = [p for layer in block.layers for p in layer.parameters()]
-        widths = [self.embed_dim, block.layer(0).ffn_up.out_features]
+        widths = (self.embed_dim, block.layer(0).ffn_up.out_features)
         return routing.select("stream_linear", tokens, parameters, widths) is stream_linear
 
     def _add_linear(

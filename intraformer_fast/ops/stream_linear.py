@@ -17,7 +17,7 @@ WIDTH_STEP = 16
 
 
 def not_supported_reasons(
-    backend: str, input: Tensor, parameters: Sequence[Tensor], widths: Sequence[int]
+    backend: str, input: Tensor, parameters: Sequence[Tensor], widths: tuple[int, ...]
 ) -> list[str]:
     """Why the native op of `backend` cannot serve a call; empty where it can.
 
@@ -46,7 +46,7 @@ def not_supported_reasons(
     return reasons
 
 
-def slower_reasons(backend: str, input: Tensor, parameters: Sequence[Tensor], widths: Sequence[int]) -> list[str]:
+def slower_reasons(backend: str, input: Tensor, parameters: Sequence[Tensor], widths: tuple[int, ...]) -> list[str]:
     """Why torch's own layers are faster than the op of `backend`; empty where they are not."""
     if torch.is_autocast_enabled("cpu"):
         return []

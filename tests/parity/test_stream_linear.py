@@ -226,7 +226,7 @@ def test_dropout_falls_on_what_joins_the_residual(monkeypatch):
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_products_of_float32_are_left_to_torch(bfloat16):
-    arguments = torch.zeros(2, 3, 32), [torch.zeros(32, 32)], [32]
+    arguments = torch.zeros(2, 3, 32), [torch.zeros(32, 32)], (32,)
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         assert routing.select("stream_linear", *arguments) is (stream_linear if bfloat16 else reference)
 
@@ -242,7 +242,7 @@ def test_products_of_float32_are_left_to_torch(bfloat16):
     ],
 )
 def test_the_reference_serves_the_rest_and_it_is_said_why(input, parameter, width, autocast, reason):
-    arguments = torch.zeros(2, 3, width, dtype=input), [torch.zeros(width, width, dtype=parameter)], [width]
+    arguments = torch.zeros(2, 3, width, dtype=input), [torch.zeros(width, width, dtype=parameter)], (width,)
     with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
         assert any(reason in r for r in routing.not_supported_reasons("stream_linear", "cpu", *arguments))
         assert routing.select("stream_linear", *arguments) is reference
