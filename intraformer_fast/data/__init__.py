@@ -13,6 +13,7 @@ from .formats import (
 )
 from .normalize import unit_rows
 from .splits import split_identities
+from .synthetic import synthetic
 
 __all__ = [
     "Dataset",
@@ -23,6 +24,7 @@ __all__ = [
     "read_labels",
     "read_neighbors",
     "split_identities",
+    "synthetic",
     "unit_rows",
     "write_features",
     "write_labels",
