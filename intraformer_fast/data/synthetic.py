@@ -102,8 +102,8 @@ def synthetic(
     for name, array in (("labels", labels), ("groups", group_of[labels])):
         with atomic_path(folder / f"{name}.npy") as temporary:
             np.save(temporary, array)
-    mapped = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("features", "labels", "groups"))
-    return Dataset("synthetic", *mapped, names)
+    mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("features", "labels", "groups")}
+    return Dataset("synthetic", **mapped, group_names=names)
 
 
 def _sizes(samples: int, mean_size: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -128,4 +128,4 @@ def _centers(
 
 
 def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)

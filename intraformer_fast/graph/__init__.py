@@ -2,5 +2,6 @@
 
 from intraformer_fast.graph.knn import knn_graph
 from intraformer_fast.graph.linking import LINK_RULES, link
+from intraformer_fast.graph.sharded import KnnShards, knn_shards
 
-__all__ = ["LINK_RULES", "knn_graph", "link"]
+__all__ = ["LINK_RULES", "KnnShards", "knn_graph", "knn_shards", "link"]

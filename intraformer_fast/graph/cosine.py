@@ -6,6 +6,7 @@ order. So the similarity of a pair depends on its two rows alone: not on the blo
 threads, the device, or which of the two asks. Rounding moves a cosine by some 1e-8, less than float32 does.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,9 +94,22 @@ def unit_table(features: ArrayLike | Tensor) -> UnitTable:
         features: floating [N, d] with N, d >= 1.
 
     Raises:
+        As `unit_blocks`.
+    """
+    source = as_features(features)
+    rows = np.empty(source.shape, dtype=np.float32)
+    inverse_norm = np.empty(len(source), dtype=np.float64)
+    for block, unit, inverse in unit_blocks(source):
+        rows[block], inverse_norm[block] = unit, inverse
+    return UnitTable(torch.from_numpy(rows), torch.from_numpy(inverse_norm))
+
+
+def as_features(features: ArrayLike | Tensor) -> np.ndarray | Tensor:
+    """The features as an array or tensor.
+
+    Raises:
         TypeError: not a floating dtype.
         ValueError: not two-dimensional, or empty.
-        DataError: a row holds NaN or infinity, or only zeros; the first such row is named.
     """
     source = features if isinstance(features, Tensor) else np.asarray(features)
     floating = source.is_floating_point() if isinstance(source, Tensor) else source.dtype.kind == "f"
@@ -107,9 +121,16 @@ def unit_table(features: ArrayLike | Tensor) -> UnitTable:
         raise ValueError(
             f"features must be [N, d] with at least one row and one column, got shape {tuple(source.shape)}"
         )
+    return source
+
+
+def unit_blocks(source: np.ndarray | Tensor) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """The parts of a `UnitTable`, block by block: which rows, float32 [b, d], and float64 [b].
+
+    Raises:
+        DataError: a row holds NaN or infinity, or only zeros; the first such row is named.
+    """
     total, width = source.shape
-    rows = np.empty((total, width), dtype=np.float32)
-    inverse_norm = np.empty(total, dtype=np.float64)
     step = max(1, BLOCK_ELEMENTS // width)
     for start in range(0, total, step):
         block = slice(start, min(start + step, total))
@@ -126,9 +147,7 @@ def unit_table(features: ArrayLike | Tensor) -> UnitTable:
         values /= largest
         values /= np.sqrt(np.einsum("ij,ij->i", values, values))[:, None]
         values = np.rint(values * GRID) / GRID
-        rows[block] = values
-        inverse_norm[block] = 1 / np.sqrt(np.einsum("ij,ij->i", values, values))
-    return UnitTable(torch.from_numpy(rows), torch.from_numpy(inverse_norm))
+        yield block, values.astype(np.float32), 1 / np.sqrt(np.einsum("ij,ij->i", values, values))
 
 
 def _as_float64(block: np.ndarray | Tensor) -> np.ndarray:

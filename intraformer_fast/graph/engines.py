@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from intraformer_fast.errors import MissingDependencyError
@@ -33,6 +35,9 @@ HNSW_LINKS = 32
 
 HNSW_BEAM = 200
 """Candidates kept while building, and the fewest kept while searching."""
+
+ADDED_TOGETHER = 2**17
+"""Rows given to an index at once, so that a memory-mapped table is not copied as a whole."""
 
 SCORES_BYTES = 2**28
 """Size of the block of scores the torch search holds."""
@@ -130,16 +135,26 @@ def torch_searcher(table: UnitTable) -> Searcher:
     return search
 
 
-def faiss_searcher(faiss: Any, plan: Plan, table: UnitTable, fetch: int) -> Searcher:
-    """Search through a faiss index over the table (a second copy of it, on the CPU or the GPU)."""
-    rows = table.rows.cpu().numpy()
+def ivf_lists(samples: int) -> int:
+    """How many inverted lists an IVF index of so many samples has."""
+    return max(1, min(int(IVF_LISTS * math.sqrt(samples)), samples))
+
+
+def faiss_index(faiss: Any, plan: Plan, rows: NDArray[np.float32], fetch: int, *, float16: bool = False) -> Any:
+    """A faiss index over the rows, on the CPU: a second copy of them, half as large where `float16`, which IVF alone can."""
     total, width = rows.shape
     metric = faiss.METRIC_INNER_PRODUCT
     if plan.index == "exact":
         built = faiss.IndexFlatIP(width)
     elif plan.index == "ivf":
-        lists = max(1, min(int(IVF_LISTS * math.sqrt(total)), total))
-        built = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, metric)
+        lists = ivf_lists(total)
+        quantizer = faiss.IndexFlatIP(width)
+        if float16:
+            kind = faiss.ScalarQuantizer.QT_fp16
+            # By residual the products would be sums of two: no faster, and rounded twice.
+            built = faiss.IndexIVFScalarQuantizer(quantizer, width, lists, kind, metric, False)
+        else:
+            built = faiss.IndexIVFFlat(quantizer, width, lists, metric)
         built.cp.spherical = True
         built.cp.niter = 10
         built.cp.max_points_per_centroid = 64
@@ -149,14 +164,20 @@ def faiss_searcher(faiss: Any, plan: Plan, table: UnitTable, fetch: int) -> Sear
         built = faiss.IndexHNSWFlat(width, HNSW_LINKS, metric)
         built.hnsw.efConstruction = HNSW_BEAM
         built.hnsw.efSearch = max(HNSW_BEAM, 2 * fetch)
-    if plan.engine == "faiss-gpu":
-        built = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, built)
     with _one_thread(faiss) if plan.index == "hnsw" else contextlib.nullcontext():
         built.train(rows)
-        built.add(rows)
+        for start in range(0, total, ADDED_TOGETHER):
+            built.add(rows[start : start + ADDED_TOGETHER])
+    return built
+
+
+def faiss_searcher(faiss: Any, plan: Plan, index: Any, rows: NDArray[np.float32]) -> Searcher:
+    """Search through an index that `faiss_index` made of these rows."""
+    if plan.engine == "faiss-gpu":
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
 
     def search(queries: Tensor, fetch: int) -> tuple[Tensor, Tensor]:
-        scores, ids = built.search(rows[queries.cpu().numpy()], fetch)
+        scores, ids = index.search(np.ascontiguousarray(rows[queries.cpu().numpy()]), fetch)
         return torch.from_numpy(scores).to(queries.device), torch.from_numpy(ids).to(queries.device)
 
     return search

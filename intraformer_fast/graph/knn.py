@@ -4,15 +4,23 @@ import functools
 import logging
 import math
 import operator
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from intraformer_fast.graph.cosine import NO_KEY, read_keys, unit_table
-from intraformer_fast.graph.engines import faiss_searcher, import_faiss, plan_search, torch_searcher
+from intraformer_fast.graph.cosine import NO_KEY, UnitTable, read_keys, unit_table
+from intraformer_fast.graph.engines import (
+    Plan,
+    Searcher,
+    faiss_index,
+    faiss_searcher,
+    import_faiss,
+    plan_search,
+    torch_searcher,
+)
 
 QUERIES = 4096
 """Queries answered at once."""
@@ -72,42 +80,61 @@ def knn_graph(
     k = operator.index(k)
     if k < 1:
         raise ValueError(f"k must be at least 1 (the sample itself), got {k}")
-    faiss = import_faiss()
-    faiss_build = "none" if faiss is None else "gpu" if faiss.get_num_gpus() > 0 else "cpu"
-    torch_cuda = torch.cuda.is_available()
+    faiss, faiss_build, torch_cuda = installed()
     # An unknown index or a missing package is told before the features are read, which can take minutes.
     plan_search(1, 1, index, device, faiss_build, torch_cuda)
 
     table = unit_table(features)
-    total, width = table.rows.shape
+    total = len(table)
     count = min(k, total)
-    fetch = min(count + SPARE, total)
-    plan = plan_search(total, fetch, index, device, faiss_build, torch_cuda)
+    plan = plan_search(total, fetched(count, total), index, device, faiss_build, torch_cuda)
     _tell(plan.index, plan.engine, plan.reason)
     neighbors = torch.full((total, k), -1, dtype=torch.int64)
     similarity = torch.zeros(total, k)
 
     table = table.to(torch.device("cuda" if torch_cuda and device != "cpu" else "cpu"))
-    search = torch_searcher(table) if plan.engine == "torch" else faiss_searcher(faiss, plan, table, fetch)
+    if plan.engine == "torch":
+        search = torch_searcher(table)
+    else:
+        rows = table.rows.cpu().numpy()
+        search = faiss_searcher(faiss, plan, faiss_index(faiss, plan, rows, fetched(count, total)), rows)
     for queries in torch.arange(total, device=table.rows.device).split(QUERIES):
-        scores, candidates = search(queries, fetch)
-        keys = table.nearest_among(queries, candidates, count)
-        proven = keys[:, -1] != NO_KEY
-        if plan.index == "exact" and fetch < total:
-            # Whatever was not fetched scored at most scores[:, -1].
-            proven &= read_keys(keys[:, -1])[1] > scores[:, -1] + _score_error(width)
-        doubtful = torch.nonzero(~proven)[:, 0]
-        if len(doubtful):
-            keys[doubtful] = table.nearest(queries[doubtful], count)
-        ids, values = read_keys(keys)
-        values[:, 0] = 1
         block = slice(int(queries[0]), int(queries[-1]) + 1)
-        neighbors[block, :count] = ids.cpu()
-        similarity[block, :count] = values.cpu()
+        neighbors[block, :count], similarity[block, :count] = nearest(table, search, plan, queries, count)
 
     if isinstance(features, Tensor):
         return neighbors.to(features.device), similarity.to(features.device)
     return neighbors.numpy(), similarity.numpy()
+
+
+def installed() -> tuple[Any | None, str, bool]:
+    """faiss or None, its build as `plan_search` names it, and whether torch sees a GPU."""
+    faiss = import_faiss()
+    faiss_build = "none" if faiss is None else "gpu" if faiss.get_num_gpus() > 0 else "cpu"
+    return faiss, faiss_build, torch.cuda.is_available()
+
+
+def fetched(count: int, total: int) -> int:
+    """Candidates to ask an index for, that `count` neighbors come of it."""
+    return min(count + SPARE, total)
+
+
+def nearest(table: UnitTable, search: Searcher, plan: Plan, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The neighbors int64 [b, count] and similarities float32 [b, count] of these rows, on the CPU, as `knn_graph` has them."""
+    total, width = table.rows.shape
+    fetch = fetched(count, total)
+    scores, candidates = search(queries, fetch)
+    keys = table.nearest_among(queries, candidates, count)
+    proven = keys[:, -1] != NO_KEY
+    if plan.index == "exact" and fetch < total:
+        # Whatever was not fetched scored at most scores[:, -1].
+        proven &= read_keys(keys[:, -1])[1] > scores[:, -1] + _score_error(width)
+    doubtful = torch.nonzero(~proven)[:, 0]
+    if len(doubtful):
+        keys[doubtful] = table.nearest(queries[doubtful], count)
+    ids, values = read_keys(keys)
+    values[:, 0] = 1
+    return ids.cpu(), values.cpu()
 
 
 def _score_error(width: int) -> float:

@@ -13,8 +13,9 @@ PACKAGE = Path(intraformer_fast.__file__).parent
 
 # Who may import whom, lowest first; a module may import its own layer and those below it.
 LAYERS = [
-    {"errors", "files", "gpus", "native", "presets"},
+    {"errors", "files", "gpus", "native", "presets", "distributed"},
     {"cost", "data", "installation"},
+    {"shards"},
     {"reference", "kernels"},
     {"ops"},
     {"functional"},
