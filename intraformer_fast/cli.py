@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,22 @@ BackendOption = Annotated[
     str, typer.Option(help="What serves the model's ops: auto, reference (plain PyTorch), cpu, triton or cuda.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+MemoryOption = Annotated[
+    str | None, typer.Option(help="With --work: what the index may take, such as 8GiB or 500MB; no limit by default.")
+]
+
+
+def size_in_bytes(text: str) -> int:
+    """Bytes of a size such as 8GiB, 500MB or 4096."""
+    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+    number, unit = re.fullmatch(r"([0-9]*)(.*)", text.strip().upper(), re.DOTALL).groups()  # type: ignore[union-attr]
+    if not number or unit.strip() not in units:
+        raise ValueError(
+            f"memory = {text!r}: expected a whole number of bytes, or of KB, MB, GB, KiB, MiB or GiB, such as 8GiB"
+        )
+    return int(number) * units[unit.strip()]
 
 
 def example(command: str) -> str:
@@ -149,18 +166,44 @@ def cluster(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, or int8 on the CPU.")] = "auto",
     device: Annotated[str, typer.Option(help="Where the model runs: cpu or cuda.")] = "cpu",
     backend: BackendOption = "auto",
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for sets larger than memory: resumed by the same command, shared by torchrun's processes."
+        ),
+    ] = None,
+    index: Annotated[str, typer.Option(help="With --work: auto, exact, ivf or hnsw.")] = "auto",
+    memory: MemoryOption = None,
+    cascade: Annotated[
+        float, typer.Option(help="With --work: probability below which later sub-clusters are left out; 0 is exact.")
+    ] = 0.0,
     dim: DimOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Cluster a feature file with a trained model."""
+    from intraformer_fast import pipeline
     from intraformer_fast.data import read_features, write_labels
-    from intraformer_fast.pipeline import cluster as run
-    from intraformer_fast.pipeline import load_fitted
+    from intraformer_fast.distributed import ranks
 
-    trained, linking = load_fitted(model, rule=rule, threshold=threshold, device=device, backend=backend)
+    if work is None and (index, memory, cascade) != ("auto", None, 0.0):
+        raise ValueError("--index, --memory and --cascade belong to --work: give a folder for it")
+    if work is not None and knn is not None:
+        raise ValueError("--knn and --work exclude each other: the folder holds a graph of its own")
+    trained, linking = pipeline.load_fitted(model, rule=rule, threshold=threshold, device=device, backend=backend)
     x = read_features(features, dim=dim)
-    labels = run(trained, linking, x, graph_file=knn, precision=precision, progress=not quiet)
+    options: dict[str, Any] = {"precision": precision, "progress": not quiet}
+    if work is None:
+        labels = pipeline.cluster(trained, linking, x, graph_file=knn, **options)
+    else:
+        limit = None if memory is None else size_in_bytes(memory)
+        with ranks() as of:
+            answer = pipeline.cluster_on_disk(
+                trained, linking, x, work, index=index, memory=limit, cascade=cascade, ranks=of, **options
+            )
+        if answer is None:
+            return
+        labels = answer
     write_labels(output, labels)
     found = int(labels.max()) + 1
     show(

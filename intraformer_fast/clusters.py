@@ -1,5 +1,6 @@
 """Clusters as a model takes them: a feature table and a neighbour table, checked, and the batches gathered from them."""
 
+import copy
 import hashlib
 import warnings
 from typing import Any, NamedTuple
@@ -70,6 +71,17 @@ class Clusters:
             )
         self.padded = _check_ids(self.neighbors, len(self.features), "neighbors", smallest=-1) < 0
         _check_finite(self.features)
+
+    def with_neighbors(self, neighbors: npt.NDArray[Any]) -> "Clusters":
+        """Other rows, as wide as these, over the same features, which are not checked again.
+
+        Raises:
+            DataError: an id is no row of the features.
+        """
+        other = copy.copy(self)
+        other.neighbors = as_tensor(neighbors, "neighbors")
+        other.padded = _check_ids(other.neighbors, len(self.features), "neighbors", smallest=-1) < 0
+        return other
 
     def gather(self, rows: slice | Tensor) -> Batch:
         """The clusters of these rows of the neighbour table."""

@@ -2,11 +2,12 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 from tqdm import tqdm
 
 from intraformer_fast import nn
@@ -69,19 +70,29 @@ def predict_probability(
             stop = min(size, start + batch_size)
             logits, valid = clusters.logits(model, slice(start, stop), precision)
             probability = logits.sigmoid() if valid is None else logits.sigmoid().masked_fill(~valid, 0.0)
-            block = probability.float().cpu().numpy()
-            finite = np.isfinite(block).all(1)
-            if not finite.all():
-                raise DataError(
-                    f"the model's answer for cluster {start + int(finite.argmin())} is not finite: "
-                    "its weights are damaged or too large, train it again"
-                )
+            block = finite_probability(probability, range(start, stop))
             if file is None:
                 result[start:stop] = block
             else:
                 file.write(block.data)
             bar.update(stop - start)
     return result if out is None else np.load(out, mmap_mode="r", allow_pickle=False)
+
+
+def finite_probability(probability: Tensor, clusters: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """A batch of answers [B, n] as float32 in the host's memory; `clusters` are their numbers, for the message.
+
+    Raises:
+        DataError: one is not finite.
+    """
+    block = probability.float().cpu().numpy()
+    finite = np.isfinite(block).all(1)
+    if not finite.all():
+        raise DataError(
+            f"the model's answer for cluster {clusters[int(finite.argmin())]} is not finite: "
+            "its weights are damaged or too large, train it again"
+        )
+    return block
 
 
 @contextlib.contextmanager

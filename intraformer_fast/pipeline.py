@@ -13,9 +13,11 @@ import torch
 from intraformer_fast import graph, nn
 from intraformer_fast.checkpoint import load_model, save_model
 from intraformer_fast.data import check_same_length, read_neighbors, split_identities, unit_rows
+from intraformer_fast.distributed import Ranks
 from intraformer_fast.errors import DataError
 from intraformer_fast.inference import predict_probability
 from intraformer_fast.selection import Linking, Scored, choose_linking
+from intraformer_fast.streaming import predict_edges, read_edges
 from intraformer_fast.training import TrainingConfig, TrainingResult, ValidationSet, train
 from intraformer_fast.training.output import MODEL
 
@@ -210,3 +212,55 @@ def cluster(
             )
     probability = predict_probability(model, features, neighbors, precision=precision, progress=progress)
     return linking.link(neighbors, similarity, probability)
+
+
+def cluster_on_disk(
+    model: nn.Intraformer,
+    linking: Linking,
+    features: npt.NDArray[np.floating],
+    work: str | os.PathLike[str],
+    *,
+    index: str = "auto",
+    memory: int | None = None,
+    cascade: float = 0.0,
+    precision: str = "auto",
+    ranks: Ranks = Ranks(),  # noqa: B008 (a frozen value)
+    progress: bool = True,
+) -> npt.NDArray[np.int64] | None:
+    """`cluster` for sets larger than memory: graph and edges go to a folder, shard by shard, and a stopped run goes on there.
+
+    Args:
+        model, linking: from `fit` or `load_fitted`.
+        features: [N, d], floating point; may be memory-mapped.
+        work: folder of this run; `graph` and `edges` in it.
+        index, memory: of the neighbour search, see `graph.knn_shards`.
+        cascade: see `nn.cascade`; 0 is exact.
+        precision: of the model, see `predict_probability`.
+        ranks: the processes that share the work, each of which makes this call.
+        progress: whether bars are drawn on stderr.
+
+    Returns:
+        Labels int64 [N], the same for any number of ranks; None on all ranks but the first.
+
+    Raises:
+        As `graph.knn_shards`, `streaming.predict_edges` and `graph.link_edges`.
+    """
+    floor = graph.edge_floor(linking.rule, linking.threshold, linking.options)
+    if linking.rule == "density":
+        raise ValueError(
+            "rule 'density' needs every neighbour, not only kept edges: choose another, or leave the folder out"
+        )
+    made = graph.knn_shards(
+        features, model.num_neighbors, Path(work) / "graph", index=index, memory=memory, ranks=ranks, progress=progress
+    )
+    edges = predict_edges(
+        model,
+        made,
+        Path(work) / "edges",
+        floor=floor,
+        cascade=cascade,
+        precision=precision,
+        ranks=ranks,
+        progress=progress,
+    )
+    return linking.link_edges(read_edges(edges, floor)) if ranks.is_first else None

@@ -43,6 +43,13 @@ class Linking:
             options["resolution"] = self.resolution(len(neighbors))
         return graph.link(neighbors, similarity, probability, rule=self.rule, threshold=self.threshold, **options)
 
+    def link_edges(self, edges: graph.SparseEdges) -> npt.NDArray[np.int64]:
+        """Labels int64 [N] of the edges that a model keeps; see `graph.link_edges`."""
+        options = dict(self.options)
+        if self.resolution_per_thousand is not None:
+            options["resolution"] = self.resolution(len(edges))
+        return graph.link_edges(edges, rule=self.rule, threshold=self.threshold, **options)
+
     def resolution(self, num_samples: int) -> float:
         """The resolution of a set of that size."""
         assert self.resolution_per_thousand is not None

@@ -128,4 +128,4 @@ def _centers(
 
 
 def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32, copy=False)

@@ -7,7 +7,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from intraformer_fast.errors import MissingDependencyError
-from intraformer_fast.graph.table import BLOCK_ELEMENTS, NeighborTable
+from intraformer_fast.graph.table import BLOCK_ELEMENTS, Edges
 
 SYMMETRIZATIONS = ("min", "mean", "agreement")
 
@@ -16,7 +16,7 @@ AGREEMENT_FLOOR = 0.1
 
 
 def communities(
-    table: NeighborTable,
+    table: Edges,
     threshold: float,
     *,
     method: str = "louvain",
@@ -43,11 +43,13 @@ def communities(
     """
     if symmetrize not in SYMMETRIZATIONS:
         raise ValueError(f"symmetrize must be one of {', '.join(map(repr, SYMMETRIZATIONS))}, got {symmetrize!r}")
-    return partition(edge_weights(table, symmetrize), threshold, method=method, resolution=resolution, seed=seed)
+    # Where both ends have to exceed the threshold, edges below it are needed no more.
+    floor = threshold if symmetrize == "min" else 0.0
+    return partition(edge_weights(table, symmetrize, floor), threshold, method=method, resolution=resolution, seed=seed)
 
 
-def edge_weights(table: NeighborTable, symmetrize: str) -> scipy.sparse.csr_array:
-    """The symmetric weights of the edges, [N, N].
+def edge_weights(table: Edges, symmetrize: str, floor: float = 0.0) -> scipy.sparse.csr_array:
+    """The symmetric weights of the edges of probability > floor, [N, N].
 
     An edge that only one end lists has probability 0 from the other. With p_ij the mean of the two directions and p_ii = 1,
 
@@ -57,7 +59,7 @@ def edge_weights(table: NeighborTable, symmetrize: str) -> scipy.sparse.csr_arra
 
     The agreement is a soft form of the intimacy: two samples belong together as far as their predicted clusters do.
     """
-    listed = table.edges_above(0)
+    listed = table.edges_above(floor)
     if symmetrize == "min":
         return listed.minimum(listed.T).tocsr()
     mean = ((listed + listed.T) / 2).tocsr()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from intraformer_fast.graph import rules
 from intraformer_fast.graph.communities import communities
-from intraformer_fast.graph.table import neighbor_table
+from intraformer_fast.graph.table import SparseEdges, neighbor_table
 
 LINK_RULES: Mapping[str, Callable[..., NDArray[Any]]] = {
     "intimacy": rules.intimacy,
@@ -84,6 +84,37 @@ def link(
         DataError: an entry of the arrays that cannot be, with its row.
         MissingDependencyError: the package "communities" needs is not installed.
     """
+    _check_options(rule, threshold, options)
+    found = LINK_RULES[rule](neighbor_table(neighbors, similarity, probability), threshold, **options)
+    labels = _in_order_of_appearance(found)
+    return torch.from_numpy(labels).to(neighbors.device) if isinstance(neighbors, Tensor) else labels
+
+
+def link_edges(
+    edges: SparseEdges, *, rule: str = "intimacy", threshold: float = 0.5, **options: Any
+) -> NDArray[np.int64]:
+    """As `link`, of edges alone: the same labels where all edges above the rule's own threshold are there.
+
+    Raises:
+        As `link`; ValueError where the rule is "density", which needs what was not kept too, or the edges were cut higher.
+    """
+    _check_options(rule, threshold, options)
+    if rule == "density":
+        raise ValueError(
+            "rule 'density' needs the similarity of every neighbor, and only kept edges are there: choose another rule, or "
+            "`link` with whole tables"
+        )
+    return _in_order_of_appearance(LINK_RULES[rule](edges, threshold, **options))
+
+
+def edge_floor(rule: str, threshold: float, options: Mapping[str, Any]) -> float:
+    """The probability up to which `link_edges` by this rule needs no edge."""
+    _check_options(rule, threshold, options)
+    by_both_ends = options.get("symmetrize", "min") == "min"
+    return threshold if rule != "communities" or by_both_ends else 0.0
+
+
+def _check_options(rule: str, threshold: float, options: Mapping[str, Any]) -> None:
     if rule not in LINK_RULES:
         raise ValueError(f"rule must be one of {', '.join(LINK_RULES)}, got {rule!r}")
     accepted = [
@@ -97,9 +128,6 @@ def link(
         raise ValueError(f"rule {rule!r} has no option {', '.join(foreign)}: it {takes}")
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
-    found = LINK_RULES[rule](neighbor_table(neighbors, similarity, probability), threshold, **options)
-    labels = _in_order_of_appearance(found)
-    return torch.from_numpy(labels).to(neighbors.device) if isinstance(neighbors, Tensor) else labels
 
 
 def _in_order_of_appearance(labels: NDArray[Any]) -> NDArray[np.int64]:

@@ -9,23 +9,25 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import scipy.sparse.csgraph
+import torch
 from numpy.typing import NDArray
 
-from intraformer_fast.graph.table import BLOCK_ELEMENTS, NeighborTable
+from intraformer_fast import native
+from intraformer_fast.graph.table import BLOCK_ELEMENTS, Edges, NeighborTable
 
 
-def components(table: NeighborTable, threshold: float) -> NDArray[Any]:
+def components(table: Edges, threshold: float) -> NDArray[Any]:
     """Connected components of the edges kept in either direction."""
     return _connected(table.edges_above(threshold))
 
 
-def mutual(table: NeighborTable, threshold: float) -> NDArray[Any]:
+def mutual(table: Edges, threshold: float) -> NDArray[Any]:
     """Connected components of the edges kept in both directions."""
     kept = table.edges_above(threshold)
     return _connected(kept.minimum(kept.T))
 
 
-def intimacy(table: NeighborTable, threshold: float, *, intimacy_threshold: float = 0.65) -> NDArray[Any]:
+def intimacy(table: Edges, threshold: float, *, intimacy_threshold: float = 0.65) -> NDArray[Any]:
     """Connected components of the kept edges whose ends share most of their kept neighbors.
 
     The neighborhood of i is i itself and every j with a kept edge i -> j. An edge kept in either direction weighs
@@ -39,8 +41,19 @@ def intimacy(table: NeighborTable, threshold: float, *, intimacy_threshold: floa
     if not 0 <= intimacy_threshold <= 1:
         raise ValueError(f"intimacy_threshold must lie in [0, 1], got {intimacy_threshold}")
     kept = table.edges_above(threshold)
-    kept.data = np.ones(kept.nnz, dtype=np.float32)
-    near = kept + scipy.sparse.eye_array(len(table), dtype=np.float32, format="csr")
+    if native.NOT_LOADED["cpu"]:
+        return _intimate(kept, intimacy_threshold)
+    # In the library one int32 a node, and a bit a node and thread: rows of any number of edges.
+    starts, targets = kept.indptr.astype(np.int64, copy=False), kept.indices.astype(np.int32, copy=False)
+    op = torch.ops.intraformer_fast.intimacy_components.default
+    return op(torch.from_numpy(starts), torch.from_numpy(targets), float(intimacy_threshold)).numpy()
+
+
+def _intimate(kept: scipy.sparse.csr_array, threshold: float) -> NDArray[Any]:
+    """The same without the native library."""
+    kept = scipy.sparse.csr_array((np.ones(kept.nnz, dtype=np.float32), kept.indices, kept.indptr), shape=kept.shape)
+    total = kept.shape[0]
+    near = kept + scipy.sparse.eye_array(total, dtype=np.float32, format="csr")
     degree = np.diff(near.indptr)
     # The weight is symmetric, so each pair is counted once.
     first, second = scipy.sparse.triu(kept + kept.T, k=1).nonzero()
@@ -50,8 +63,8 @@ def intimacy(table: NeighborTable, threshold: float, *, intimacy_threshold: floa
     for start in range(0, len(first), step):
         block = slice(start, start + step)
         common[block] = near[first[block]].multiply(near[second[block]]).sum(axis=1)
-    linked = common / np.minimum(degree[first], degree[second]) > intimacy_threshold
-    return _connected(_graph(first[linked], second[linked], len(table)))
+    linked = common / np.minimum(degree[first], degree[second]) > threshold
+    return _connected(_graph(first[linked], second[linked], total))
 
 
 def density(table: NeighborTable, threshold: float) -> NDArray[Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse
@@ -14,6 +14,49 @@ from intraformer_fast.errors import DataError
 
 BLOCK_ELEMENTS = 2**22
 """Table entries looked at together."""
+
+
+class Edges(Protocol):
+    """What the rules ask of a graph; all but "density" ask no more."""
+
+    def __len__(self) -> int: ...
+
+    def edges_above(self, threshold: float) -> scipy.sparse.csr_array:
+        """The directed edges of probability > threshold, [N, N]; a row's columns rise, and none is the row itself."""
+
+
+@dataclass(frozen=True)
+class SparseEdges:
+    """The edges that a model keeps, without a table of all that it was asked about.
+
+    Attributes:
+        probability: float32 [N, N]; a row's columns rise, none is the row itself, and each exceeds `floor`.
+        floor: edges of this probability and less are not there.
+    """
+
+    probability: scipy.sparse.csr_array
+    floor: float
+
+    def __len__(self) -> int:
+        return self.probability.shape[0]
+
+    def edges_above(self, threshold: float) -> scipy.sparse.csr_array:
+        """As `Edges`; at the floor these are the edges themselves, not a copy.
+
+        Raises:
+            ValueError: the threshold is below the floor.
+        """
+        if threshold < self.floor:
+            raise ValueError(
+                f"threshold = {threshold}: edges of {self.floor} and less were not kept; choose a higher threshold, or make the "
+                "edges again with a lower one"
+            )
+        if threshold == self.floor:
+            return self.probability
+        kept = self.probability.data > threshold
+        starts = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])[self.probability.indptr]
+        arrays = (self.probability.data[kept], self.probability.indices[kept], starts)
+        return scipy.sparse.csr_array(arrays, shape=self.probability.shape)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ LAYERS = [
     {"precision", "acceleration", "explanation"},
     {"checkpoint", "clusters"},
     {"inference"},
+    {"streaming"},
     {"monitoring"},
     {"training", "selection"},
     {"pipeline", "charts", "page"},

@@ -1,0 +1,74 @@
+"""nn.cascade: exact at 0, stops where it should, and what it saves."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from intraformer_fast import reference
+from intraformer_fast.nn import Intraformer
+from intraformer_fast.nn.cascade import cascade, stream_flops
+
+
+def answer(model, x, valid, floor):
+    with torch.no_grad():
+        return cascade(model, x, valid, floor)
+
+
+def tokens(batch, n, width=16, seed=0):
+    x = torch.from_numpy(np.random.default_rng(seed).normal(size=(batch, n, width)).astype(np.float32))
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+@pytest.mark.parametrize("cross_query", ["member", "anchor"])
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("n", [16, 13, 3])
+def test_a_floor_of_0_is_the_exact_answer(cross_query, share, n):
+    torch.manual_seed(0)
+    options = {"input_dim": 16, "similarity_input": True, "cross_query": cross_query, "share_cross_weights": share}
+    model = Intraformer(8, 16, 4, 2, 2, **options).eval()
+    x = tokens(9, n)
+    valid = torch.ones(9, n, dtype=torch.bool)
+    valid[::2, n - n // 3 :] = False
+    valid[4] = False
+    for mask in (None, valid):
+        with torch.no_grad():
+            expected = model(x, mask).sigmoid()
+        found = answer(model, x, mask, 0.0)
+        expected = expected if mask is None else expected.masked_fill(~mask, 0)
+        torch.testing.assert_close(found.probability, expected, atol=2e-6, rtol=0)
+        assert (found.streams == min(n, 4)).all()
+
+
+def test_a_cluster_ends_with_the_sub_cluster_in_whose_tail_nobody_is_found():
+    torch.manual_seed(0)
+    model = Intraformer(8, 16, 4, 2, 2, input_dim=16).eval()
+    x = tokens(400, 16)
+    with torch.no_grad():
+        model.head.weight.mul_(6)
+        full = model(x).sigmoid()
+    found = answer(model, x, None, 0.5)
+    expected = []
+    for q in full:
+        tails = [float(q[4 * m + 3]) > 0.5 for m in range(3)]  # the last quarter of 4 tokens is one
+        expected.append(1 + [*tails, False].index(False))
+    assert found.streams.tolist() == expected
+    assert set(expected) == {1, 2, 3, 4}
+    computed = torch.arange(16) < 4 * found.streams[:, None]
+    torch.testing.assert_close(found.probability, full * computed, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("n", [4, 14])
+def test_work_is_that_of_the_matrix_products(n):
+    model = reference.Intraformer(8, 16, 4, 2, 2)
+    h, bounds = torch.randn(1, n, 8), reference.subcluster_bounds(n, 4)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for block in model.blocks:
+            h = model._block(block, h, None, bounds)
+    assert counter.get_total_flops() == sum(stream_flops(model, n))
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.0])
+def test_floors_that_cannot_be_are_refused(floor):
+    with pytest.raises(ValueError, match=f"cascade = {floor}"):
+        answer(Intraformer(8, 16, 4, 1, 2), tokens(1, 16, 8), None, floor)
