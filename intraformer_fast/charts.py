@@ -189,6 +189,42 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> bytes | None:
     return _png(figure)
 
 
+def growth(rows: Sequence[Mapping[str, Any]], stages: Sequence[str], extrapolated: Mapping[int, float]) -> bytes:
+    """Seconds (logarithmic) and memory over the number of samples; what was not run is hollow and dashed.
+
+    Args:
+        rows: by rising `samples`, each with `seconds`, a number a stage, `anonymous_bytes` and `resident_bytes`.
+        stages: parts of the seconds, drawn too.
+        extrapolated: seconds by number of samples.
+    """
+    figure = _figure(5.2)
+    time, memory = figure.subplots(2, sharex=True)
+    samples = [row["samples"] for row in rows]
+    for name, color in zip(("seconds", *stages), GROUP_COLORS, strict=False):
+        label = "all" if name == "seconds" else name
+        time.plot(samples, [row[name] for row in rows], "o-", color=color, linewidth=1.5, markersize=3, label=label)
+    if extrapolated:
+        beyond = {samples[-1]: rows[-1]["seconds"], **extrapolated}
+        time.plot(
+            *zip(*beyond.items(), strict=True), "o--", color=GROUP_COLORS[0], fillstyle="none", label="extrapolated"
+        )
+    for (name, label), color in zip(
+        (("resident_bytes", "with mapped files"), ("anonymous_bytes", "its own")),
+        GROUP_COLORS,
+        strict=False,
+    ):
+        memory.plot(samples, [row[name] / 2**20 for row in rows], "o-", color=color, markersize=3, label=label)
+    time.set_yscale("log")
+    memory.set_ylim(bottom=0)
+    for axes, name in ((time, "seconds"), (memory, "peak MiB")):
+        axes.set_xscale("log")
+        axes.set_ylabel(name)
+        axes.grid(axis="y")
+        _plain(axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False).get_texts())
+    memory.set_xlabel("samples")
+    return _png(figure)
+
+
 def sprite(pictures: npt.NDArray[np.uint8]) -> tuple[bytes, list[tuple[int, int]]]:
     """All pictures of a contact sheet in one, dark on white.
 

@@ -266,11 +266,18 @@ def bench(
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="The first case of each, few rounds, no memory.")] = False,
     list_only: Annotated[bool, typer.Option("--list", help="Say what there is, and run nothing.")] = False,
+    samples: Annotated[
+        int | None, typer.Option(help="Of `bench scale`: the largest set, of 10,000 to 2,000,000 by default.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check ops against float64, then time them beside eager and compiled PyTorch. Exit code 1 if one computes wrongly."""
+    """Check ops against float64, then time them beside eager and compiled PyTorch. Exit code 1 if one computes wrongly.
+
+    `bench scale` clusters synthetic sets of growing size instead: time, memory, and the exponent of the growth.
+    """
     from intraformer_fast.bench.command import listing, run_benchmarks
     from intraformer_fast.bench.facts.command import run_facts
+    from intraformer_fast.bench.scale.command import run_scale
 
     if list_only:
         found = listing(benchmarks or [])
@@ -280,7 +287,16 @@ def bench(
     def say(line: str) -> None:
         typer.echo(line, err=True)
 
-    if facts:
+    report: Any
+    if samples is not None and benchmarks != ["scale"]:
+        raise ValueError("--samples belongs to `bench scale`: expected it with that name alone")
+    if benchmarks == ["scale"]:
+        if facts or device != "cpu" or rounds is not None or seed is not None:
+            raise ValueError(
+                "bench scale runs once on the CPU: expected it without --facts, --device, --rounds and --seed"
+            )
+        report = run_scale(most=samples, threads=threads, quick=quick, say=say)
+    elif facts:
         if device != "cpu" or threads is not None or rounds is not None:
             raise ValueError("--facts times nothing: expected it without --device, --threads and --rounds")
         report = run_facts(benchmarks or [], seed=seed, quick=quick, say=say)

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from intraformer_fast import graph, nn
+from intraformer_fast import graph, metrics, nn
 from intraformer_fast.checkpoint import load_model, save_model
 from intraformer_fast.data import check_same_length, read_neighbors, split_identities, unit_rows
 from intraformer_fast.distributed import Ranks
 from intraformer_fast.errors import DataError
 from intraformer_fast.inference import predict_probability
 from intraformer_fast.selection import Linking, Scored, choose_linking
-from intraformer_fast.streaming import predict_edges, read_edges
+from intraformer_fast.streaming import predict_cascade, predict_edges, read_edges
 from intraformer_fast.training import TrainingConfig, TrainingResult, ValidationSet, train
 from intraformer_fast.training.output import MODEL
 
@@ -212,6 +212,53 @@ def cluster(
             )
     probability = predict_probability(model, features, neighbors, precision=precision, progress=progress)
     return linking.link(neighbors, similarity, probability)
+
+
+CASCADES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
+"""Floors that `choose_cascade` tries, from the one that saves most."""
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A floor for `nn.cascade`: F_P with it and without, and the share of the model's operations that it takes."""
+
+    floor: float
+    pairwise_f: float
+    exact_pairwise_f: float
+    flops_share: float
+
+
+def choose_cascade(
+    model: nn.Intraformer,
+    linking: Linking,
+    known: NeighborGraph,
+    *,
+    tolerance: float = 0.001,
+    precision: str = "auto",
+) -> Cascade:
+    """The cascade that saves most among those that move F_P by at most `tolerance`, on identities held out of training.
+
+    Args:
+        model, linking: from `fit`.
+        known: the validation part of `prepare`.
+        tolerance: of F_P, either way; 0.001 is a tenth of a point.
+        precision: as `predict_probability`.
+
+    Returns:
+        The floor 0, which is exact, where none of `CASCADES` keeps to it.
+    """
+
+    def score(floor: float) -> tuple[float, float]:
+        probability, share = predict_cascade(model, known.features, known.neighbors, floor, precision=precision)
+        labels = linking.link(known.neighbors, known.similarity, probability)
+        return metrics.pairwise_f(known.labels, labels), share
+
+    exact = score(0.0)[0]
+    for floor in CASCADES:
+        found, share = score(floor)
+        if abs(found - exact) <= tolerance:
+            return Cascade(floor, found, exact, share)
+    return Cascade(0.0, exact, exact, 1.0)
 
 
 def cluster_on_disk(

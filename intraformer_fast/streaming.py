@@ -8,16 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from intraformer_fast import nn
-from intraformer_fast.clusters import Clusters
+from intraformer_fast.clusters import Array, Clusters
 from intraformer_fast.distributed import Ranks
 from intraformer_fast.errors import DataError
 from intraformer_fast.files import read_json
 from intraformer_fast.graph import KnnShards, SparseEdges
 from intraformer_fast.inference import finite_probability
 from intraformer_fast.nn.cascade import cascade as cascaded
+from intraformer_fast.nn.cascade import stream_flops
 from intraformer_fast.precision import autocast, evaluating, resolve_precision
 from intraformer_fast.shards import MANIFEST, Shards, open_shards, save_npy
 
@@ -167,17 +169,8 @@ def _edges(
     for start in range(0, len(samples), batch_size):
         rows = slice(start, min(len(samples), start + batch_size))
         ids = clusters.neighbors[rows].numpy()
-        if cascade:
-            _, x, valid = clusters.gather(rows)
-            with autocast(precision, clusters.device):
-                answer = cascaded(model, x, valid, cascade)
-            probability = finite_probability(answer.probability, samples[rows])
-            streams = answer.streams.to(torch.int8).cpu().numpy()
-        else:
-            logits, valid = clusters.logits(model, rows, precision)
-            q = logits.sigmoid() if valid is None else logits.sigmoid().masked_fill(~valid, 0.0)
-            probability = finite_probability(q, samples[rows])
-            streams = np.full(len(ids), model.num_subclusters, np.int8)
+        answer, streams = _answer(model, clusters, rows, cascade, precision)
+        probability = finite_probability(answer, samples[rows])
         kept = (ids >= 0) & (ids != samples[rows, None]) & (probability > floor)
         column = np.argsort(np.where(kept, ids, np.iinfo(np.int32).max), axis=1)
         kept, ids, probability = (np.take_along_axis(array, column, 1) for array in (kept, ids, probability))
@@ -187,6 +180,48 @@ def _edges(
         parts["streams"].append(streams)
         bar.update(len(ids))
     return {"samples": samples, **{name: np.concatenate(arrays) for name, arrays in parts.items()}}
+
+
+def _answer(
+    model: nn.Intraformer, clusters: Clusters, rows: slice, cascade: float, precision: str
+) -> tuple[Tensor, npt.NDArray[np.int8]]:
+    """Probabilities [b, n], 0 at padding, and how many streams were computed [b]."""
+    if cascade:
+        _, x, valid = clusters.gather(rows)
+        with autocast(precision, clusters.device):
+            answer = cascaded(model, x, valid, cascade)
+        return answer.probability, answer.streams.to(torch.int8).cpu().numpy()
+    logits, valid = clusters.logits(model, rows, precision)
+    probability = logits.sigmoid() if valid is None else logits.sigmoid().masked_fill(~valid, 0.0)
+    return probability, np.full(len(probability), model.num_subclusters, np.int8)
+
+
+def predict_cascade(
+    model: nn.Intraformer,
+    features: Array,
+    neighbors: Array,
+    cascade: float,
+    *,
+    batch_size: int = 256,
+    precision: str = "auto",
+) -> tuple[npt.NDArray[np.float32], float]:
+    """`inference.predict_probability` by a cascade, in memory: float32 [M, n], and the share of the operations that it took."""
+    clusters = Clusters(model, features, neighbors)
+    precision = resolve_precision(precision, clusters.device)
+    probability, streams = [], []
+    with evaluating(model):
+        for start in range(0, len(clusters.neighbors), batch_size):
+            rows = slice(start, min(len(clusters.neighbors), start + batch_size))
+            answer, of = _answer(model, clusters, rows, cascade, precision)
+            probability.append(finite_probability(answer, range(rows.start, rows.stop)))
+            streams.append(of)
+    return np.concatenate(probability), flops_share(model, np.concatenate(streams), clusters.neighbors.shape[1])
+
+
+def flops_share(model: nn.Intraformer, streams: npt.NDArray[np.int8], n: int) -> float:
+    """Operations of clusters of n in which so many streams were computed, over those of all streams in all."""
+    flops = np.cumsum(stream_flops(model, n))
+    return float(flops[streams - 1].mean() / flops[-1])
 
 
 def _fingerprint(model: nn.Intraformer) -> str:

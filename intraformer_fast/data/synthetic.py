@@ -124,8 +124,8 @@ def _centers(
     alike = (ALIKE[0] + (ALIKE[1] - ALIKE[0]) * rarity).astype(np.float32)[group_of, None]
     directions = _unit(rng.standard_normal((len(shares), dim), dtype=np.float32))
     own = _unit(rng.standard_normal((len(group_of), dim), dtype=np.float32))
-    return np.sqrt(alike) * directions[group_of] + np.sqrt(1 - alike) * own
+    return (np.sqrt(alike) * directions[group_of] + np.sqrt(1 - alike) * own).astype(np.float32, copy=False)
 
 
 def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32, copy=False)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from intraformer_fast import reference
+from intraformer_fast import metrics, pipeline, reference
 from intraformer_fast.nn import Intraformer
 from intraformer_fast.nn.cascade import cascade, stream_flops
+from intraformer_fast.streaming import predict_cascade
 
 
 def answer(model, x, valid, floor):
@@ -72,3 +73,17 @@ def test_work_is_that_of_the_matrix_products(n):
 def test_floors_that_cannot_be_are_refused(floor):
     with pytest.raises(ValueError, match=f"cascade = {floor}"):
         answer(Intraformer(8, 16, 4, 1, 2), tokens(1, 16, 8), None, floor)
+
+
+def test_the_chosen_floor_saves_work_and_keeps_the_score(model, data, linking):
+    known = pipeline.neighbor_graph(data.features, data.labels, 12)
+    chosen = pipeline.choose_cascade(model, linking, known)
+    assert chosen.floor > 0
+    assert abs(chosen.pairwise_f - chosen.exact_pairwise_f) <= 0.001
+    assert 0.5 < chosen.flops_share < 1
+    probability, share = predict_cascade(model, known.features, known.neighbors, chosen.floor)
+    assert share == chosen.flops_share
+    labels = linking.link(known.neighbors, known.similarity, probability)
+    assert metrics.pairwise_f(data.labels, labels) == chosen.pairwise_f
+    # A tolerance that nothing keeps to leaves the exact answer.
+    assert pipeline.choose_cascade(model, linking, known, tolerance=-1).floor == 0
