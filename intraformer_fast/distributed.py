@@ -36,11 +36,14 @@ class Ranks:
             torch.distributed.barrier()
 
 
+ALONE = Ranks()
+
+
 @contextlib.contextmanager
 def ranks() -> Iterator[Ranks]:
     """The ranks that torchrun's environment names, connected by gloo for as long as the block runs; one without it."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Ranks()
+        yield ALONE
         return
     torch.distributed.init_process_group("gloo", timeout=PATIENCE)
     try:

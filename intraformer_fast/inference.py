@@ -7,6 +7,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -56,15 +57,13 @@ def predict_probability(
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size}: expected at least 1")
     clusters = Clusters(model, features, neighbors)
-    if precision == "auto" and model.compute == "int8":
-        precision = "int8"
-    precision = resolve_precision(precision, clusters.device, INFERENCE_PRECISIONS)
+    precision = inference_precision(model, clusters.device, precision)
     size, n = clusters.neighbors.shape
     with contextlib.ExitStack() as stack:
         file = None if out is None else stack.enter_context(_npy_file(out, (size, n)))
         result = np.empty((size if file is None else 0, n), np.float32)
         stack.enter_context(evaluating(model))
-        stack.enter_context(_computing(model, precision))
+        stack.enter_context(computing(model, precision))
         bar = stack.enter_context(tqdm(total=size, desc="predicting", unit="cluster", disable=not progress))
         for start in range(0, size, batch_size):
             stop = min(size, start + batch_size)
@@ -95,8 +94,16 @@ def finite_probability(probability: Tensor, clusters: Sequence[int] | npt.NDArra
     return block
 
 
+def inference_precision(model: nn.Intraformer, device: torch.device, precision: str) -> str:
+    """The precision itself, or what "auto" means for this model; errors as `resolve_precision`."""
+    if precision == "auto" and model.compute == "int8":
+        return "int8"
+    return resolve_precision(precision, device, INFERENCE_PRECISIONS)
+
+
 @contextlib.contextmanager
-def _computing(model: nn.Intraformer, precision: str) -> Iterator[None]:
+def computing(model: nn.Intraformer, precision: str) -> Iterator[None]:
+    """The model computes in int8 inside the block where that is the precision, and as before afterwards."""
     before = model.compute
     model.compute = "int8" if precision == "int8" else "float"
     try:

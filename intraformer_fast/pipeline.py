@@ -13,7 +13,7 @@ import torch
 from intraformer_fast import graph, metrics, nn
 from intraformer_fast.checkpoint import load_model, save_model
 from intraformer_fast.data import check_same_length, read_neighbors, split_identities, unit_rows
-from intraformer_fast.distributed import Ranks
+from intraformer_fast.distributed import ALONE, Ranks
 from intraformer_fast.errors import DataError
 from intraformer_fast.inference import predict_probability
 from intraformer_fast.selection import Linking, Scored, choose_linking
@@ -271,7 +271,7 @@ def cluster_on_disk(
     memory: int | None = None,
     cascade: float = 0.0,
     precision: str = "auto",
-    ranks: Ranks = Ranks(),  # noqa: B008 (a frozen value)
+    ranks: Ranks = ALONE,
     progress: bool = True,
 ) -> npt.NDArray[np.int64] | None:
     """`cluster` for sets larger than memory: graph and edges go to a folder, shard by shard, and a stopped run goes on there.

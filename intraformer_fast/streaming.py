@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from intraformer_fast import nn
 from intraformer_fast.clusters import Array, Clusters
-from intraformer_fast.distributed import Ranks
+from intraformer_fast.distributed import ALONE, Ranks
 from intraformer_fast.errors import DataError
 from intraformer_fast.files import read_json
 from intraformer_fast.graph import KnnShards, SparseEdges
-from intraformer_fast.inference import finite_probability
+from intraformer_fast.inference import computing, finite_probability, inference_precision
 from intraformer_fast.nn.cascade import cascade as cascaded
 from intraformer_fast.nn.cascade import stream_flops
-from intraformer_fast.precision import autocast, evaluating, resolve_precision
+from intraformer_fast.precision import autocast, evaluating
 from intraformer_fast.shards import MANIFEST, Shards, open_shards, save_npy
 
 ORDER = "order.npy"
@@ -39,7 +39,7 @@ def predict_edges(
     cascade: float = 0.0,
     batch_size: int = 256,
     precision: str = "auto",
-    ranks: Ranks = Ranks(),  # noqa: B008 (a frozen value)
+    ranks: Ranks = ALONE,
     progress: bool = True,
 ) -> Shards:
     """The edges i -> j of probability > floor, written to a folder in shards; the same call goes on where one was stopped.
@@ -74,7 +74,7 @@ def predict_edges(
         )
     total = graph.shards.rows
     clusters = Clusters(model, graph.features, graph.shards.read(0)[0])
-    precision = resolve_precision(precision, clusters.device)
+    precision = _precision(model, clusters, cascade, precision)
     identity = {
         "what": "edges",
         "graph": read_json(graph.shards.folder / MANIFEST),
@@ -98,7 +98,8 @@ def predict_edges(
         tables = [graph.shards.read(i)[0] for i in range(len(graph.shards))]
         size = sum(shards.rows_of(i).stop - shards.rows_of(i).start for i in mine)
         silent = not (progress and ranks.is_first)
-        with evaluating(model), tqdm(total=size, desc="predicting", unit="cluster", disable=silent) as bar:
+        bar = tqdm(total=size, desc="predicting", unit="cluster", disable=silent)
+        with bar, evaluating(model), computing(model, precision):
             for shard in mine:
                 samples = np.array(order[shards.rows_of(shard)])
                 asked = clusters.with_neighbors(_rows(tables, samples, graph.shards.shard_rows))
@@ -182,6 +183,15 @@ def _edges(
     return {"samples": samples, **{name: np.concatenate(arrays) for name, arrays in parts.items()}}
 
 
+def _precision(model: nn.Intraformer, clusters: Clusters, cascade: float, precision: str) -> str:
+    precision = inference_precision(model, clusters.device, precision)
+    if cascade and precision == "int8":
+        raise ValueError(
+            "a cascade computes stream by stream, for which there is no int8: choose cascade=0, or fp32 or bf16"
+        )
+    return precision
+
+
 def _answer(
     model: nn.Intraformer, clusters: Clusters, rows: slice, cascade: float, precision: str
 ) -> tuple[Tensor, npt.NDArray[np.int8]]:
@@ -207,9 +217,9 @@ def predict_cascade(
 ) -> tuple[npt.NDArray[np.float32], float]:
     """`inference.predict_probability` by a cascade, in memory: float32 [M, n], and the share of the operations that it took."""
     clusters = Clusters(model, features, neighbors)
-    precision = resolve_precision(precision, clusters.device)
+    precision = _precision(model, clusters, cascade, precision)
     probability, streams = [], []
-    with evaluating(model):
+    with evaluating(model), computing(model, precision):
         for start in range(0, len(clusters.neighbors), batch_size):
             rows = slice(start, min(len(clusters.neighbors), start + batch_size))
             answer, of = _answer(model, clusters, rows, cascade, precision)

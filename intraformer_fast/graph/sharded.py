@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from intraformer_fast.distributed import Ranks
+from intraformer_fast.distributed import ALONE, Ranks
 from intraformer_fast.errors import DataError
 from intraformer_fast.files import atomic_path, read_json, write_json
 from intraformer_fast.graph.cosine import UnitTable, as_features, read_keys, unit_blocks
@@ -98,7 +98,7 @@ def knn_shards(
     memory: int | None = None,
     recall: float = 0.95,
     shard_rows: int = SHARD_ROWS,
-    ranks: Ranks = Ranks(),  # noqa: B008 (a frozen value)
+    ranks: Ranks = ALONE,
     progress: bool = True,
 ) -> KnnShards:
     """The graph of `knn_graph`, written to a folder in shards; the same call goes on where one was stopped.
