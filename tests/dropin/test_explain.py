@@ -32,7 +32,8 @@ def test_a_gpu_that_is_not_here(model):
     served = {
         choice.op: choice.served for choice, _ in ifast.explain(model.bfloat16(), X.bfloat16(), device="cuda").choices
     }
-    assert served == {"encoder_block": "reference", "block_attention": "triton", "correlation_attention": "triton"}
+    kernels = {"block_attention": "triton", "correlation_attention": "triton"}
+    assert served == {"encoder_block": "reference", "stream_linear": "reference", **kernels}
     wide = ifast.explain(ifast.nn.Intraformer(1024, 4, 1, 1, 2), torch.randn(1, 4, 1024), device="cuda")
     assert "a head of torch.float32 is 512 wide (it takes 1 to 128)" in str(wide)
     assert str(wide).startswith("on cuda (by fake tensors):")
