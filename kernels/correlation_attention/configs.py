@@ -71,7 +71,10 @@ BACKWARD: dict[str, dict[int, Backward]] = {
 }
 # Compute capability: what is faster there, and would spill registers elsewhere.
 FORWARD_AT: dict[int, dict[str, dict[int, Forward]]] = {
-    90: {HALF: {64: Forward(64, 128, 128, 8, 3), 128: Forward(64, 64, 64, 8, 3), 256: Forward(64, 64, 64, 8, 3)}},
+    90: {
+        HALF: {64: Forward(64, 128, 128, 8, 3), 128: Forward(64, 64, 64, 8, 3), 256: Forward(128, 64, 64, 8, 3)},
+        TF32: {64: Forward(64, 32, 32, 4, 3), 128: Forward(64, 64, 64, 8, 2), 256: Forward(64, 64, 64, 8, 2)},
+    },
     100: {HALF: {64: Forward(64, 128, 128, 8, 3), 128: Forward(64, 64, 64, 8, 3), 256: Forward(64, 64, 64, 8, 3)}},
 }
 BACKWARD_AT: dict[int, dict[str, dict[int, Backward]]] = {
@@ -80,7 +83,12 @@ BACKWARD_AT: dict[int, dict[str, dict[int, Backward]]] = {
             64: Backward(32, 64, 256, 128, 8, 3),
             128: Backward(32, 64, 128, 64, 8, 3),
             256: Backward(16, 64, 64, 32, 8, 3),
-        }
+        },
+        TF32: {
+            64: Backward(32, 32, 128, 64, 8, 3),
+            128: Backward(32, 32, 128, 64, 8, 3),
+            256: Backward(16, 32, 32, 16, 8, 2),
+        },
     },
     100: {
         HALF: {
@@ -129,13 +137,13 @@ def backward_whole(width: int, context: int) -> Whole:
 
 
 def forward_tiles(mode: str, context: int, width: int, capability: int, *, gathered: bool) -> Forward:
-    """The scores are made in two steps at least, so that one is loaded while the other is multiplied. Rows of tables (`gathered`) take
-    registers, which fewer queries of float32 leave where the context is long."""
+    """The scores are made in two steps at least, in four where the width allows, so that some are loaded while one is multiplied.
+    Rows of tables (`gathered`) take registers, which fewer queries leave where the context is long."""
     block = context_block(context)
     tiles = FORWARD_AT.get(capability, {}).get(mode, {}).get(block, FORWARD[mode][block])
-    queries = tiles.queries // 2 if gathered and mode != HALF and block > 128 else tiles.queries
+    queries = tiles.queries // 2 if gathered and block > 128 else tiles.queries
     block = width_block(width)
-    return tiles._replace(queries=queries, step=min(tiles.step, max(16, block // 2)), columns=min(tiles.columns, block))
+    return tiles._replace(queries=queries, step=min(tiles.step, max(16, block // 4)), columns=min(tiles.columns, block))
 
 
 def backward_sliced(mode: str, context: int, width: int, capability: int, *, gathered: bool) -> Backward:
