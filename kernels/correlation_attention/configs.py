@@ -147,8 +147,8 @@ def forward_tiles(mode: str, context: int, width: int, capability: int, *, gathe
 
 
 def backward_sliced(mode: str, context: int, width: int, capability: int, *, gathered: bool) -> Backward:
-    """Two steps of the scores at least, as forward, and two of G: in one, more of it is held at a time. The slice is no wider than the
-    tokens. Shorter steps leave registers for rows of tables."""
+    """Two steps of the scores at least where they are pipelined, and two of G: in one, more of it is held at a time. The slice is no
+    wider than the tokens. Shorter steps leave registers for rows of tables."""
     block = context_block(context)
     tiles = BACKWARD_AT.get(capability, {}).get(mode, {}).get(block)
     if tiles is None:
@@ -156,7 +156,7 @@ def backward_sliced(mode: str, context: int, width: int, capability: int, *, gat
         tiles = tiles._replace(step=tiles.step // 2) if gathered else tiles
     block = width_block(width)
     half = max(16, block // 2)
-    step = max(16, min(tiles.step, half))
+    step = max(16, min(tiles.step, half if tiles.num_stages > 1 else block))
     return tiles._replace(step=step, slice=min(tiles.slice, block), columns=min(tiles.columns, half))
 
 
