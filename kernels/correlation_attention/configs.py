@@ -101,6 +101,7 @@ BACKWARD_AT: dict[int, dict[str, dict[int, Backward]]] = {
 
 PROJECT = Projection(128, 128, 64, 8, 3)
 WEIGHT_GRADIENT = Projection(128, 128, 64, 8, 3)
+WEIGHT_GRADIENT_AT = {90: Projection(128, 256, 64, 8, 3)}
 # Programs that the gradient of the weights is spread over: about two for each multiprocessor of the largest chips.
 WEIGHT_GRADIENT_PROGRAMS = 256
 
@@ -160,11 +161,14 @@ def backward_sliced(mode: str, context: int, width: int, capability: int, *, gat
     return tiles._replace(step=step, slice=min(tiles.slice, block), columns=min(tiles.columns, half))
 
 
-def weight_gradient_parts(rows: int, width: int, num_streams: int) -> int:
+def weight_gradient_tiles(capability: int) -> Projection:
+    return WEIGHT_GRADIENT_AT.get(capability, WEIGHT_GRADIENT)
+
+
+def weight_gradient_parts(rows: int, width: int, num_streams: int, tiles: Projection) -> int:
     """How many programs share the rows of a stream; each must have enough of them to be worth a float32 result of its own."""
-    tiles = num_streams * (-(-width // WEIGHT_GRADIENT.rows)) * (-(-width // WEIGHT_GRADIENT.columns))
-    worth = rows // (8 * WEIGHT_GRADIENT.step)
-    return max(1, min(-(-WEIGHT_GRADIENT_PROGRAMS // tiles), worth))
+    programs = num_streams * (-(-width // tiles.rows)) * (-(-width // tiles.columns))
+    return max(1, min(-(-WEIGHT_GRADIENT_PROGRAMS // programs), rows // (8 * tiles.step)))
 
 
 def mode_of(dtype: object) -> str:

@@ -303,5 +303,5 @@ def possible_launches(
     elif configs.mode_of(dtype) == configs.HALF:
         launches["project"] = project_launch(queries, queries, weight)
         launches["project transposed"] = project_launch(queries, queries, weight.mT)
-        launches["weight gradient"] = weight_gradient_launch(queries, queries, 3)[1]
+        launches["weight gradient"] = weight_gradient_launch(queries, queries, 3, capability)[1]
     return launches

@@ -65,12 +65,14 @@ def project_launch(output: Tensor, x: Tensor, weight: Tensor) -> Launch:
     return Launch(projection.project, grid, arguments, _constexprs(width, tiles), tiles.num_warps, tiles.num_stages)
 
 
-def weight_gradient_launch(x: Tensor, g: Tensor, num_streams: int) -> tuple[Tensor, Launch]:
+def weight_gradient_launch(
+    x: Tensor, g: Tensor, num_streams: int, capability: int | None = None
+) -> tuple[Tensor, Launch]:
     """The launch, and the parts it writes: [parts, num_streams, d, d] in float32, of which the gradient is the sum."""
     batch, n, width = x.shape
-    tiles = configs.WEIGHT_GRADIENT
+    tiles = configs.weight_gradient_tiles(configs.capability_of(x.device) if capability is None else capability)
     rows = batch * -(-n // num_streams)
-    num_parts = configs.weight_gradient_parts(rows, width, num_streams)
+    num_parts = configs.weight_gradient_parts(rows, width, num_streams, tiles)
     parts = x.new_empty((num_parts, num_streams, width, width), dtype=torch.float32)
     arguments = {
         "p_out": parts,

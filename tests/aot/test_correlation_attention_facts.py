@@ -133,8 +133,10 @@ def test_every_size_has_tiles():
 
 
 def test_parts_of_a_weight_gradient():
-    assert configs.weight_gradient_parts(rows=64 * 1024, width=512, num_streams=3) == 6
-    assert configs.weight_gradient_parts(rows=100, width=512, num_streams=3) == 1
+    narrow, wide = configs.weight_gradient_tiles(80), configs.weight_gradient_tiles(90)
+    assert configs.weight_gradient_parts(64 * 1024, 512, 3, narrow) == 6
+    assert configs.weight_gradient_parts(64 * 1024, 512, 3, wide) == 11
+    assert configs.weight_gradient_parts(100, 512, 3, wide) == 1
 
 
 def test_kernels_take_what_the_op_says():
