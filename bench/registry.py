@@ -110,13 +110,19 @@ def load() -> None:
 
 
 def select(names: Sequence[str]) -> list[Benchmark]:
-    """The benchmarks of these names, or all of them where none is given.
+    """The benchmarks of these names, or all of them where none is given. The name of a file in `cases/` stands for all that are in it.
 
     Raises:
         ValueError: there is no benchmark of such a name.
     """
-    if unknown := [name for name in names if name not in BENCHMARKS]:
-        raise ValueError(
-            f"no benchmark {', '.join(map(repr, unknown))}: expected some of {', '.join(sorted(BENCHMARKS))}"
-        )
-    return [BENCHMARKS[name] for name in dict.fromkeys(names or sorted(BENCHMARKS))]
+    found = {
+        name: [b for b in BENCHMARKS.values() if name in (b.name, _file(b))] for name in names or sorted(BENCHMARKS)
+    }
+    if unknown := [name for name, benchmarks in found.items() if not benchmarks]:
+        expected = ", ".join(sorted(BENCHMARKS.keys() | set(map(_file, BENCHMARKS.values()))))
+        raise ValueError(f"no benchmark {', '.join(map(repr, unknown))}: expected some of {expected}")
+    return list({b.name: b for benchmarks in found.values() for b in benchmarks}.values())
+
+
+def _file(benchmark: Benchmark) -> str:
+    return benchmark.make_cases.__module__.rpartition(".")[2]
