@@ -42,10 +42,10 @@ def correlation_attention_cases() -> Iterator[Case]:
 
 @register("model_cpu", "The whole Intraformer on the CPU, without gradients.", CPU)
 def model_cases() -> Iterator[Case]:
-    """The demo's size with one sub-cluster and four, then the paper's."""
-    yield _model_case(16, (128, 80, 1, 2, 4))
-    yield _model_case(16, (128, 80, 4, 2, 4))
-    yield _model_case(4, (512, 256, 4, 6, 4))
+    """The demo's size with one sub-cluster and four, then the paper's; in float32 and under autocast."""
+    for batch, sizes in ((16, (128, 80, 1, 2, 4)), (16, (128, 80, 4, 2, 4)), (4, (512, 256, 4, 6, 4))):
+        for dtype in (torch.float32, torch.bfloat16):
+            yield _model_case(batch, sizes, autocast=dtype)
 
 
 @register("training_step_cpu", "Forward, backward and Adam of the whole Intraformer on the CPU.", CPU)
@@ -232,13 +232,14 @@ def _model_case(
             model.train(backward)
             run = wrap(model)
 
+            half = autocast == torch.bfloat16 and features.dtype == torch.float32
+
             def infer() -> Mapping[str, Tensor]:
-                with torch.inference_mode():
+                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
                     return {"logits": run(features)}
 
             # At a rate of 0 the parameters stay where they are, for as much work: every step computes the same.
             optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
-            half = autocast == torch.bfloat16 and features.dtype == torch.float32
 
             def train() -> Mapping[str, Tensor]:
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -259,6 +260,10 @@ def _model_case(
             return make(fast.Intraformer)(inputs)
         return make(lambda *sizes: fast.Intraformer(*sizes, backend="cpu"))(inputs)
 
+    others = {}
+    if autocast == torch.float32 and not backward:
+        example = torch.zeros(batch, n, width)
+        others["ONNX Runtime"] = make(reference.Intraformer, lambda model: _by_onnx_runtime(model, example))
     flops = cost.intraformer(batch, n, width, num_subclusters=num_subclusters, num_layers=layers).flops
     parameter_count = sum(p.numel() for p in reference.Intraformer(*sizes).parameters())
     return Case(
@@ -269,10 +274,28 @@ def _model_case(
             EAGER: make(reference.Intraformer),
             MEDIUM: _medium(make(reference.Intraformer)),
             "torch.compile": make(reference.Intraformer, lambda model: torch.compile(model, dynamic=False)),
+            **others,
         },
         Work(4 * (batch * n * (width + 1) + (1 + 2 * backward) * parameter_count), (1 + 2 * backward) * flops),
         _limits(autocast),
     )
+
+
+def _by_onnx_runtime(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """The exported model, in as many threads as torch has."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  (what torch exports by)
+    except ImportError as error:
+        raise NotImplementedError(f"{error.name} is not installed: pip install 'intraformer-fast[onnx]'") from error
+    program = torch.onnx.export(model.eval(), (example,), dynamo=True, verbose=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    return lambda features: torch.from_numpy(session.run(None, {name: features.numpy()})[0])
 
 
 def _step(op: Callable[[Mapping[str, Tensor]], Tensor], inputs: Mapping[str, Tensor], grad: Tensor | None) -> Step:
