@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -22,15 +21,10 @@ EXCEPTIONS = {
     "check_fit_score_takes_y": "fits without y as well",
     "check_estimators_dtypes": "gives a row of zeros, which has no direction to compare",
 }
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # nothing is learnt of so little, and training says so
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # nothing is learnt of so little, and training says so
+]
 
 
 @parametrize_with_checks([ifast.IntraformerClusterer(**TINY)], expected_failed_checks=lambda estimator: EXCEPTIONS)

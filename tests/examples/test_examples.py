@@ -4,18 +4,9 @@ import runpy
 from pathlib import Path
 
 import pytest
-import torch
 
 FOLDER = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """So little work is done sooner by one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")  # so little work is done sooner by one
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # an epoch of so little teaches nothing, and training says so

@@ -36,12 +36,8 @@ def data():
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def always_one_thread(one_thread):
     """Matrices this small are slower on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
