@@ -201,7 +201,7 @@ def _trips(one: Launch) -> Sequence[int]:
     queries = MEMBERS // tiles["BM"]
     loops = {
         "whole": [queries],
-        "chunked": [WIDTH // tiles.get("BK", WIDTH)],
+        "chunked": [WIDTH // max(128, tiles.get("BK", WIDTH))],  # steps of 64 are unrolled in pairs
         "sliced": [queries, tiles.get("BW", 1) // tiles.get("BV", 1)],
     }
     return loops[one.kernel.__name__]
