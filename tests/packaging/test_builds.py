@@ -15,6 +15,7 @@ def check_builds(*legs):
     return subprocess.run([SCRIPT, *legs], env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.timeout(1200)  # compiles all of the native code
 @pytest.mark.parametrize("leg", ["no-nvcc", "no-compiler"])
 def test_build_where_a_tool_is_missing(leg):
     done = check_builds(leg)
