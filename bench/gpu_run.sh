@@ -208,7 +208,7 @@ export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH} PYTHONDONTWRITEBYTECODE=
 export -f versions requirements build info run_pytest test_files tests sanitizer benchmarks
 step versions 60 versions
 step requirements 60 requirements
-step build 300 build
+step build 420 build
 step info 60 info
 step tests 180 tests
 step bench 240 benchmarks

@@ -42,6 +42,7 @@ def python_that(folder, *cases):
     return program
 
 
+@pytest.mark.timeout(900)  # compiles the native code
 def test_dry_run(tmp_path):
     output = tmp_path / "results"
     run = start(output)
