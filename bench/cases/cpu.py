@@ -289,6 +289,7 @@ def _by_onnx_runtime(model: nn.Module, example: Tensor) -> Callable[[Tensor], Te
     except ImportError as error:
         raise NotImplementedError(f"{error.name} is not installed: pip install 'intraformer-fast[onnx]'") from error
     program = torch.onnx.export(model.eval(), (example,), dynamo=True, verbose=False)
+    assert program is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(
