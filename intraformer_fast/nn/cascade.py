@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from intraformer_fast import cost
 from intraformer_fast.nn.intraformer import Intraformer
 from intraformer_fast.ops import routing
 from intraformer_fast.reference import subcluster_bounds
@@ -70,17 +71,12 @@ def cascade(model: Intraformer, x: Tensor, valid: Tensor | None, floor: float) -
 
 def stream_flops(model: Intraformer, n: int) -> list[int]:
     """Floating-point operations of each stream on one cluster of n: its matrix products, two operations a multiplication."""
-    d, hidden = model.embed_dim, int(model.config["ffn_dim"])  # type: ignore[call-overload]
-    bounds = subcluster_bounds(n, model.num_subclusters)
-    first = bounds[0][1]
-    flops = []
-    for m, (start, stop) in enumerate(bounds):
-        size = stop - start
-        a_token = 2 * (4 * d * d + 2 * d * hidden) + 4 * size * d
-        if m:
-            a_token += 2 * d * d + 4 * first * d
-        flops.append(len(model.blocks) * size * a_token)
-    return flops
+    width, hidden = model.embed_dim, int(model.config["ffn_dim"])  # type: ignore[call-overload]
+    lengths = cost.runs(n, model.num_subclusters)
+    flops = [cost.encoder_layer(1, length, width, ffn_dim=hidden).flops for length in lengths]
+    for m, length in enumerate(lengths[1:], 1):
+        flops[m] += cost.correlation_attention(1, length, lengths[0], width).flops
+    return [len(model.blocks) * of_block for of_block in flops]
 
 
 def _answer(model: Intraformer, h: Tensor, valid: Tensor | None) -> Tensor:

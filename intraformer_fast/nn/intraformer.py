@@ -139,7 +139,8 @@ class Intraformer(reference.Intraformer):
         if self.cross_query == "anchor":
             table, anchor = torch.cat([table, padding[None]]), anchor.masked_fill(anchor < 0, len(table))
         together = merge_heads(torch.cat(attended, dim=2))
-        tokens = self._after_attention(block, tokens, together, valid, bounds, samples=(table, anchor))
+        merged = self._merges_streams(block, tokens)
+        tokens = self._after_attention(block, tokens, together, valid, bounds, merged, samples=(table, anchor))
         return self._logits(tokens, valid, first=1)
 
     def _sample_tokens(self, features: Tensor, neighbors: Tensor) -> Tensor | None:
@@ -159,7 +160,8 @@ class Intraformer(reference.Intraformer):
         return features if self.input_projection is None else self.input_projection(features)
 
     def _unfused_block(self, block: Block, tokens: Tensor, valid: Tensor | None, bounds: Bounds) -> Tensor:
-        if self._merges_streams(block, tokens):
+        merged = self._merges_streams(block, tokens)
+        if merged:
             layers = _layers(block, len(bounds))
             projected = stream_linear.stream_linear(
                 tokens, [layer.query_key_value for layer in layers], norms=[layer.norm_attention for layer in layers]
@@ -172,7 +174,7 @@ class Intraformer(reference.Intraformer):
         # One attention over all streams: the blocks of block_attention are the sub-clusters.
         module = routing.select("block_attention", q, k, v, valid, len(bounds), backend=self.backend)
         attended = module.block_attention(q, k, v, len(bounds), valid=valid)
-        return self._after_attention(block, tokens, merge_heads(attended), valid, bounds)
+        return self._after_attention(block, tokens, merge_heads(attended), valid, bounds, merged)
 
     def _after_attention(
         self,
@@ -181,10 +183,11 @@ class Intraformer(reference.Intraformer):
         attended: Tensor,
         valid: Tensor | None,
         bounds: Bounds,
+        merged: bool,
         samples: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """What follows the self-attention of all streams, `attended` [B, n, d]."""
-        merged, layers = self._merges_streams(block, tokens), _layers(block, len(bounds))
+        """What follows the self-attention of all streams, `attended` [B, n, d]. `merged`: their linear layers are one call."""
+        layers = _layers(block, len(bounds))
         if merged:
             outputs = [layer.attention_output for layer in layers]
             added = self._add_linear(block, tokens, attended, outputs)

@@ -171,8 +171,8 @@ def forward_launch(
         "BM": tiles.queries,
         "BK": tiles.step,
         "BV": tiles.columns,
+        "PRECISION": _precision(mode),
     }
-    constexprs["PRECISION"] = _precision(mode)
     arguments = {**_tokens("out", output, "q"), **inputs, "num_parts": num_parts}
     grid = (batch * num_runs * num_parts,)
     return Launch(forward_kernels.chunked, grid, arguments, constexprs, tiles.num_warps, tiles.num_stages)

@@ -441,7 +441,6 @@ def test_what_cannot_be_served_is_told(fetch, index, device, faiss_build, torch_
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", DATA)
 def test_gpu_gives_the_bits_of_the_cpu(name):
     for got, want in zip(
