@@ -20,7 +20,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(MAKE) lint
 	$(MAKE) native
-	$(BIN)/pytest $(PYTEST_ARGS)
+	OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses=2 --dist=worksteal $(PYTEST_ARGS)
 
 CPP := $(shell find csrc tests \( -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh" \))
 
@@ -33,9 +33,11 @@ lint: $(VENV)/.test
 # The C++ build on its own and its tests; then those that need no torch again, under sanitizers.
 native: native-plain native-address native-thread
 
-native-plain: OPTIONS := -DINTRAFORMER_CUDA=OFF -DPython_EXECUTABLE=$(abspath $(BIN))/python
+# What the package was installed from, with the tests: only those are compiled.
+native-plain: OPTIONS := -DBUILD_TESTING=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python
 native-address: OPTIONS := -DINTRAFORMER_SANITIZE=address,undefined
-native-thread: OPTIONS := -DINTRAFORMER_SANITIZE=thread
+# Threads are started by the code that all instruction sets share.
+native-thread: OPTIONS := -DINTRAFORMER_SANITIZE=thread -DINTRAFORMER_X86=OFF
 # Some ThreadSanitizers know only memory that is laid out without randomization.
 native-thread: RUN := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 native-%: $(VENV)/.test
@@ -59,7 +61,7 @@ $(VENV)/.torch:
 	touch $@
 
 $(VENV)/.%: $(VENV)/.torch pyproject.toml $(NATIVE_SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$*]"
+	INTRAFORMER_BUILD_DIR=build/plain $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$*]"
 	$(if $(filter test dev,$*),$(TTSEM))
 	touch $@
 

@@ -1,7 +1,8 @@
 """The build: calls CMake for the native libraries, and maps `kernels/` and `bench/` into the package.
 
 Environment: INTRAFORMER_NATIVE = AUTO (the default: native where a C++ compiler is found, else pure Python with a note), ON (fail
-without one) or OFF; INTRAFORMER_CUDA = AUTO, ON or OFF, handed on to CMake.
+without one) or OFF; INTRAFORMER_CUDA = AUTO, ON or OFF, and INTRAFORMER_X86 = ON or OFF, handed on to CMake; INTRAFORMER_BUILD_DIR = a
+folder to build in and to keep, so that the next build compiles what changed alone.
 """
 
 import os
@@ -25,11 +26,16 @@ def packages() -> list[str]:
     return found
 
 
-def choice(variable: str) -> str:
-    value = os.environ.get(variable, "AUTO").upper()
-    if value not in ("AUTO", "ON", "OFF"):
-        raise SystemExit(f"{variable} = {value!r}: expected AUTO, ON or OFF")
+def choice(variable: str, *values: str) -> str:
+    """What the environment says, the first of `values` by default."""
+    value = os.environ.get(variable, values[0]).upper()
+    if value not in values:
+        raise SystemExit(f"{variable} = {value!r}: expected {', '.join(values[:-1])} or {values[-1]}")
     return value
+
+
+def native_choice() -> str:
+    return choice("INTRAFORMER_NATIVE", "AUTO", "ON", "OFF")
 
 
 def compiler_found() -> bool:
@@ -39,15 +45,11 @@ def compiler_found() -> bool:
 def missing_packages() -> list[str]:
     """What pip can bring. Torch is there for its headers alone: any other torch >= 2.10 may be used with the result."""
     needed = {"cmake>=3.22": shutil.which("cmake"), "ninja": shutil.which("ninja"), "torch>=2.10": find_spec("torch")}
-    return (
-        []
-        if choice("INTRAFORMER_NATIVE") == "OFF" or not compiler_found()
-        else [n for n, has in needed.items() if not has]
-    )
+    return [] if native_choice() == "OFF" or not compiler_found() else [n for n, has in needed.items() if not has]
 
 
 def builds_native() -> bool:
-    wanted = choice("INTRAFORMER_NATIVE")
+    wanted = native_choice()
     if wanted == "OFF":
         return False
     missing = [name for name in missing_packages() if name != "ninja"]  # make does as well
@@ -66,12 +68,13 @@ class CMakeBuild(build_ext):
     """Configures, builds and puts the libraries beside the package's modules."""
 
     def run(self) -> None:
-        build = Path(self.build_temp).absolute()
+        build = Path(os.environ.get("INTRAFORMER_BUILD_DIR") or self.build_temp).absolute()
         ninja = shutil.which("ninja")
         options = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
         self.cmake(
             "-S", ROOT, "-B", build, *options, "-DBUILD_TESTING=OFF", "-DTorch_DIR=",
-            f"-DPython_EXECUTABLE={sys.executable}", f"-DINTRAFORMER_CUDA={choice('INTRAFORMER_CUDA')}",
+            f"-DPython_EXECUTABLE={sys.executable}", f"-DINTRAFORMER_CUDA={choice('INTRAFORMER_CUDA', 'AUTO', 'ON', 'OFF')}",
+            f"-DINTRAFORMER_X86={choice('INTRAFORMER_X86', 'ON', 'OFF')}",
         )  # fmt: skip
         self.cmake(
             "--build", build, "--parallel", os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))

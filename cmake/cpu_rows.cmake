@@ -2,7 +2,7 @@
 set(INTRAFORMER_INSTRUCTION_SETS generic)
 set(lanes_generic 4)
 set(flags_generic "")
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+if(INTRAFORMER_X86 AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   list(APPEND INTRAFORMER_INSTRUCTION_SETS avx2 avx512 avx512_vnni avx512_bf16)
   set(lanes_avx2 8)
   set(flags_avx2 -mavx2 -mfma)
@@ -17,7 +17,7 @@ endif()
 
 if(INTRAFORMER_SANITIZE)
   # -O1: compiled in half the time, and no check is optimised away.
-  set(sanitize -fsanitize=${INTRAFORMER_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1)
+  set(sanitize -fsanitize=${INTRAFORMER_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1)
   add_compile_options(${sanitize})
   add_link_options(-fsanitize=${INTRAFORMER_SANITIZE})
 endif()

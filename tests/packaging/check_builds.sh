@@ -5,7 +5,7 @@
 #
 #   wheel         sdist, and from it a wheel: cp310-abi3, with the CPU library, the CUDA library (where nvcc is) and _build_info
 #   cmake         the build on its own: cmake, ctest, install, find_package from another project, with CUDA where nvcc is
-#   no-nvcc       a build without nvcc says so and has no CUDA library
+#   no-nvcc       a build without nvcc says so and has no CUDA library; of the CPU library it has what a processor other than x86 gets
 #   no-compiler   without a C++ compiler: pure Python with one message, served by the reference; INTRAFORMER_NATIVE=ON fails
 #   torch-2.13    the wheel under torch 2.13.0, a build without CUDA: imports, the CPU ops run
 #   torch-2.14    the wheel under torch 2.14.1, a build with CUDA, no driver needed: the CUDA library loads and registers its
@@ -158,11 +158,13 @@ leg_no-nvcc() {
   path_without "$work/no-nvcc-path" nvcc
   (
     unset CUDACXX CUDA_PATH CUDA_HOME CUDA_BIN_PATH
-    PATH=$work/no-nvcc-path INTRAFORMER_NATIVE=ON build_wheel "$work/no-nvcc"
+    PATH=$work/no-nvcc-path INTRAFORMER_X86=OFF INTRAFORMER_NATIVE=ON build_wheel "$work/no-nvcc"
   ) || fail "$(cat "$work/no-nvcc.log")"
   grep -h "intraformer-fast: CUDA library not built (no nvcc found" "$work/no-nvcc.log" || fail "the build gave no verdict on CUDA"
   holds "$work"/no-nvcc/*.whl _C_cpu.so || fail "the wheel has no CPU library"
   ! holds "$work"/no-nvcc/*.whl _C_cuda.so || fail "without nvcc there is a CUDA library"
+  "$python" -m pip install --quiet --no-deps --target "$work/no-nvcc-site" "$work"/no-nvcc/*.whl
+  PYTHONPATH=$work/no-nvcc-site check_use cpu "$python"
   (
     unset CUDACXX CUDA_PATH CUDA_HOME CUDA_BIN_PATH
     PATH=$work/no-nvcc-path INTRAFORMER_CUDA=ON build_wheel "$work/cuda-on"
