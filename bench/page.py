@@ -16,7 +16,8 @@ COLUMNS = ("parity", "median", "quartiles", "minimum", "ours is", "GB/s", "of li
 
 LEGEND = (
     "Parity: the largest error against float64, over that of eager PyTorch in the same dtype; every output and gradient "
-    "must stay within 2. What fails has no speed.",
+    "must stay within 2. “% off”: what computes in a coarser precision than eager is held to a Euclidean distance of its own. "
+    "What fails has no speed.",
     "All candidates of a case are timed in turns in one process, each round in another order; median, quartiles and minimum are "
     "over the rounds. “Ours is”: the median over the rounds of that candidate's time over ours.",
     "GB/s: the bytes that any implementation has to read and write, over the median. “Of limit”: the time the last rows of a "
@@ -122,6 +123,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     parity = "" if row.role == "limit" else row.parity
     if row.error_ratio is not None:
         parity += f" ({row.error_ratio:.2g})"
+    elif row.relative_l2 is not None:
+        parity += f" ({100 * row.relative_l2:.2g} % off)"
     if row.median is None or row.p25 is None or row.p75 is None or row.min is None:
         return (parity, *("" for _ in COLUMNS[1:]))
     return (

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -40,6 +40,7 @@ class Case:
             floating-point inputs in float64: that run is what all are checked against. The others are further baselines.
         work: the least any candidate has to do.
         limits: by name, at least one.
+        coarse: of candidates in a precision below that of EAGER, the |found - exact| / |exact| that is theirs, in place of parity.
     """
 
     label: str
@@ -47,12 +48,15 @@ class Case:
     candidates: Mapping[str, Make]
     work: Work
     limits: Mapping[str, Limit]
+    coarse: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if missing := {OURS, EAGER} - self.candidates.keys():
             raise ValueError(f"case {self.label!r} lacks {', '.join(sorted(missing))}: expected {OURS} and {EAGER}")
         if not self.limits:
             raise ValueError(f"case {self.label!r} has no limit: expected one at least, such as moving the same bytes")
+        if unknown := self.coarse.keys() - self.candidates.keys():
+            raise ValueError(f"case {self.label!r} has no candidate {', '.join(sorted(unknown))}: `coarse` names some")
         if twice := self.candidates.keys() & self.limits.keys():
             raise ValueError(f"case {self.label!r} has {', '.join(sorted(twice))} twice: expected different names")
 

@@ -88,7 +88,7 @@ def verify(case: Case, inputs: Inputs) -> dict[str, Checked]:
     for name, make in case.candidates.items():
         try:
             step = make(inputs)
-            verdict = parity.check(step(), eager, exact)
+            verdict = parity.check(step(), eager, exact, case.coarse.get(name))
         except Exception as error:
             if name == OURS and not isinstance(error, (NotImplementedError, ImportError)):
                 raise

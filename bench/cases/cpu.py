@@ -1,6 +1,7 @@
 """The attentions, the whole model and a step of its training on the CPU, beside what else serves them there."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from ..registry import EAGER, OURS, Case, Inputs, Limit, Make, Step, Work, regis
 
 CPU = ("cpu",)
 MEDIUM = 'eager, float32 matmul "medium"'
+# Of the logits' Euclidean norm: what products of 8 bits may be off by, in a model of random weights.
+INT8_DISTANCE, BFLOAT16_DISTANCE = 0.05, 0.05
 
 
 @register("block_attention_cpu", "Self-attention inside the sub-clusters on the CPU, forward and backward.", CPU)
@@ -46,6 +49,13 @@ def model_cases() -> Iterator[Case]:
     for batch, sizes in ((16, (128, 80, 1, 2, 4)), (16, (128, 80, 4, 2, 4)), (4, (512, 256, 4, 6, 4))):
         for dtype in (torch.float32, torch.bfloat16):
             yield _model_case(batch, sizes, autocast=dtype)
+
+
+@register("model_int8_cpu", "The whole Intraformer on the CPU in int8, without gradients.", CPU)
+def int8_cases() -> Iterator[Case]:
+    """The sizes of `model_cpu`."""
+    for batch, sizes in ((16, (128, 80, 1, 2, 4)), (16, (128, 80, 4, 2, 4)), (4, (512, 256, 4, 6, 4))):
+        yield _int8_case(batch, sizes)
 
 
 @register("training_step_cpu", "Forward, backward and Adam of the whole Intraformer on the CPU.", CPU)
@@ -225,40 +235,13 @@ def _model_case(
         return {"features": features, "grad": torch.randn(batch, n, generator=generator), **parameters}
 
     def make(kind: Callable[..., nn.Module], wrap: Callable[[Any], Any] = lambda model: model) -> Make:
-        def step(inputs: Inputs) -> Step:
-            features, grad, *parameters = inputs.values()
-            model = kind(*sizes).to(features.dtype)
-            model.load_state_dict(dict(zip(list(inputs)[2:], parameters, strict=True)))
-            model.train(backward)
-            run = wrap(model)
-
-            half = autocast == torch.bfloat16 and features.dtype == torch.float32
-
-            def infer() -> Mapping[str, Tensor]:
-                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-                    return {"logits": run(features)}
-
-            # At a rate of 0 the parameters stay where they are, for as much work: every step computes the same.
-            optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
-
-            def train() -> Mapping[str, Tensor]:
-                with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                    logits = run(features)
-                optimizer.zero_grad()
-                logits.backward(grad.to(logits.dtype))
-                optimizer.step()
-                found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-                return {"logits": logits.detach(), **found}
-
-            return train if backward else infer
-
-        return step
+        return _model_make(sizes, kind, wrap, backward, autocast)
 
     def ours(inputs: Inputs) -> Step:
         if backward:
             routing.select("block_attention", inputs["features"][None], backend="cpu")
             return make(fast.Intraformer)(inputs)
-        return make(lambda *sizes: fast.Intraformer(*sizes, backend="cpu"))(inputs)
+        return make(_ours)(inputs)
 
     others = {}
     if autocast == torch.float32 and not backward:
@@ -279,6 +262,71 @@ def _model_case(
         Work(4 * (batch * n * (width + 1) + (1 + 2 * backward) * parameter_count), (1 + 2 * backward) * flops),
         _limits(autocast),
     )
+
+
+def _model_make(
+    sizes: tuple[int, int, int, int, int],
+    kind: Callable[..., nn.Module],
+    wrap: Callable[[Any], Any] = lambda model: model,
+    backward: bool = False,
+    autocast: torch.dtype = torch.float32,
+) -> Make:
+    def step(inputs: Inputs) -> Step:
+        features, grad, *parameters = inputs.values()
+        model = kind(*sizes).to(features.dtype)
+        model.load_state_dict(dict(zip(list(inputs)[2:], parameters, strict=True)))
+        model.train(backward)
+        run = wrap(model)
+        half = autocast == torch.bfloat16 and features.dtype == torch.float32
+
+        def infer() -> Mapping[str, Tensor]:
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+                return {"logits": run(features)}
+
+        # At a rate of 0 the parameters stay where they are, for as much work: every step computes the same.
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
+
+        def train() -> Mapping[str, Tensor]:
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                logits = run(features)
+            optimizer.zero_grad()
+            logits.backward(grad.to(logits.dtype))
+            optimizer.step()
+            found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            return {"logits": logits.detach(), **found}
+
+        return train if backward else infer
+
+    return step
+
+
+def _int8_case(batch: int, sizes: tuple[int, int, int, int, int]) -> Case:
+    """The float32 case, with the same model in coarser products as ours."""
+    float32 = _model_case(batch, sizes)
+    half = _model_make(sizes, _ours, autocast=torch.bfloat16)
+
+    def bfloat16(inputs: Inputs) -> Step:
+        step = half(inputs)
+        return lambda: {name: t.float() for name, t in step().items()}
+
+    def int8(*sizes: int) -> fast.Intraformer:
+        model = _ours(*sizes)
+        model.compute = "int8"
+        return model
+
+    candidates = {
+        OURS: _model_make(sizes, int8),
+        EAGER: float32.candidates[EAGER],
+        "ours, float32": float32.candidates[OURS],
+        "ours, bfloat16": bfloat16,
+    }
+    coarse = {OURS: INT8_DISTANCE, "ours, bfloat16": BFLOAT16_DISTANCE}
+    label = float32.label.replace("float32", "int8")
+    return replace(float32, label=label, candidates=candidates, coarse=coarse)
+
+
+def _ours(*sizes: int) -> fast.Intraformer:
+    return fast.Intraformer(*sizes, backend="cpu")
 
 
 def _by_onnx_runtime(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:

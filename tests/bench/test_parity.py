@@ -37,6 +37,15 @@ def test_a_few_roundings_are_allowed_where_eager_is_exact():
     assert not check({"y": eager["y"] + 6 * ulp}, eager, integers).passed
 
 
+def test_a_coarse_candidate_is_held_to_a_distance():
+    distance = 0.1 / float(EXACT.norm())
+    for allowed, passed in ((distance * 1.01, True), (distance * 0.99, False)):
+        result = check({"y": off_by(0.1)}, {"y": off_by(0)}, {"y": EXACT}, allowed)
+        assert result.passed == passed
+        assert f"{allowed:g} allowed" in result.detail
+    assert not check({"y": off_by(float("nan"))}, {"y": off_by(0)}, {"y": EXACT}, 1.0).passed
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_fails(value):
     assert not verdict(off_by(value)).passed
