@@ -11,7 +11,7 @@ import torch
 
 from intraformer_fast.files import atomic_path
 
-from . import page, registry, results
+from . import compare, page, registry, results
 from .results import Row, Stamp
 from .run import DID_NOT_RUN, FAILED, FULL, QUICK, run
 
@@ -108,6 +108,56 @@ def run_benchmarks(
         stamp = results.stamp(device, seed)  # before the long part: it needs what may not be installed
         rows = run(chosen, device, effort, seed, say)
     return Report(stamp, rows, {b.name: b.description for b in chosen})
+
+
+@dataclass(frozen=True)
+class ComparedReport(Report):
+    """A run, with what has changed in it since another commit.
+
+    Attributes:
+        revision: that commit, as it was named.
+        changes: of the cases that both have.
+    """
+
+    revision: str
+    changes: Sequence[compare.Change]
+
+    @property
+    def exit_code(self) -> int:
+        """As `Report`, and 1 where something has become slower."""
+        return 1 if any(change.regression for change in self.changes) else super().exit_code
+
+    def text(self) -> str:
+        """The changes below the run."""
+        return f"{super().text()}\n\n{compare.text(self.revision, self.changes)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return super().to_dict() | {"compared_to": self.revision, "changes": [vars(c) for c in self.changes]}
+
+
+def run_compared(
+    revision: str,
+    names: Sequence[str],
+    device_name: str,
+    *,
+    threads: int | None,
+    rounds: int | None,
+    seed: int | None,
+    quick: bool,
+    say: Callable[[str], None],
+) -> ComparedReport:
+    """As `run_benchmarks`, at another commit of this clone first, on the same inputs.
+
+    Raises:
+        As `run_benchmarks` and `compare.run_revision`.
+    """
+    seed = secrets.randbits(32) if seed is None else seed
+    given = {"device": device_name, "threads": threads, "rounds": rounds, "seed": seed}
+    options = [f"--{name}={value}" for name, value in given.items() if value is not None] + ["--quick"] * quick
+    before = compare.run_revision(revision, [*names, *options], say)
+    here = run_benchmarks(names, device_name, threads=threads, rounds=rounds, seed=seed, quick=quick, say=say)
+    return ComparedReport(here.stamp, here.rows, here.descriptions, revision, compare.changes(before, here.rows))
 
 
 def _device(name: str) -> torch.device:

@@ -265,17 +265,21 @@ def bench(
         bool, typer.Option("--facts", help="Time nothing: compile the Triton kernels and execute them on the CPU.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="The first case of each, few rounds, no memory.")] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="A commit of this clone: build it, run it too, and flag what is over 5 % slower here."),
+    ] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Say what there is, and run nothing.")] = False,
     samples: Annotated[
         int | None, typer.Option(help="Of `bench scale`: the largest set, of 10,000 to 2,000,000 by default.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check ops against float64, then time them beside eager and compiled PyTorch. Exit code 1 if one computes wrongly.
+    """Check ops against float64, then time them beside eager and compiled PyTorch. Exit code 1 if one computes wrongly, or is slower.
 
     `bench scale` clusters synthetic sets of growing size instead: time, memory, and the exponent of the growth.
     """
-    from intraformer_fast.bench.command import listing, run_benchmarks
+    from intraformer_fast.bench.command import listing, run_benchmarks, run_compared
     from intraformer_fast.bench.facts.command import run_facts
     from intraformer_fast.bench.scale.command import run_scale
 
@@ -290,6 +294,10 @@ def bench(
     report: Any
     if samples is not None and benchmarks != ["scale"]:
         raise ValueError("--samples belongs to `bench scale`: expected it with that name alone")
+    if compare is not None and (facts or benchmarks == ["scale"]):
+        raise ValueError(
+            "--compare is for what is timed in turns with eager PyTorch: expected it without --facts and scale"
+        )
     if benchmarks == ["scale"]:
         if facts or device != "cpu" or rounds is not None or seed is not None:
             raise ValueError(
@@ -302,7 +310,10 @@ def bench(
         report = run_facts(benchmarks or [], seed=seed, quick=quick, say=say)
     else:
         options = {"threads": threads, "rounds": rounds, "seed": seed, "quick": quick}
-        report = run_benchmarks(benchmarks or [], device, **options, say=say)
+        if compare is None:
+            report = run_benchmarks(benchmarks or [], device, **options, say=say)
+        else:
+            report = run_compared(compare, benchmarks or [], device, **options, say=say)
     if output:
         report.write(output)
     show(report.to_dict(), as_json, report.text())
