@@ -11,10 +11,10 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -138,6 +138,14 @@ def save_npy(path: Path, array: npt.NDArray[Any]) -> None:
     """Write an array in one piece, never through a memory map: on a full disk a map kills the process, a write raises."""
     with atomic_path(path) as temporary:
         np.save(temporary, array, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def write_npy(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[IO[bytes]]:
+    """A file whose rows are written front to back by the block; it appears under its name when all are there."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+        yield file
 
 
 def check_npy(path: Path) -> None:

@@ -129,6 +129,21 @@ INTRAFORMER_INLINE Floats choose(Words where, Floats a, Floats b) {
   return bits<Floats>(choose(where, bits<Words>(a), bits<Words>(b)));
 }
 
+// A bit for each lane, set where x >= y.
+INTRAFORMER_INLINE uint32_t lanes_at_least(Floats x, Floats y) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(bits<__m512>(x), bits<__m512>(y), _CMP_GE_OQ);
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(bits<__m256>(x >= y)));
+#elif defined(__SSE2__)
+  return static_cast<uint32_t>(_mm_movemask_ps(bits<__m128>(x >= y)));
+#else
+  uint32_t lanes = 0;
+  for (int i = 0; i < LANES; ++i) lanes |= (x[i] >= y[i] ? 1u : 0u) << i;
+  return lanes;
+#endif
+}
+
 // Halves first, so that the order of the additions is that of the vector's width alone. By shuffles: a vector taken apart through
 // memory waits for the store.
 template <typename T, int N>

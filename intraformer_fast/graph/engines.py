@@ -1,4 +1,4 @@
-"""What finds the candidates of a neighbor search: faiss where it is installed, torch otherwise."""
+"""What finds the candidates of a neighbor search: the native library, faiss where it is installed, torch otherwise."""
 
 import contextlib
 import math
@@ -13,22 +13,18 @@ from torch import Tensor
 
 from intraformer_fast.errors import MissingDependencyError
 from intraformer_fast.graph.cosine import UnitTable
+from intraformer_fast.graph.lists import InvertedLists
 
-EXACT_LIMIT = {"cpu": 200_000, "cuda": 1_000_000}
-"""Samples up to which `index="auto"` searches exactly. Measured on the CPU only: at 131,427 samples of width 128 and 80
-neighbors, one core answers an exact query in 0.46 ms and an IVF query in 0.23 ms, so that below the limit little is
-gained for what is missed. The limit of the GPU is an estimate."""
+EXACT_LIMIT = {"cpu": 50_000, "cuda": 1_000_000}
+"""Samples up to which `index="auto"` searches exactly. Measured on the CPU only: of 50,000 samples of width 64 with 32
+neighbors, one core answers an exact query in 0.20 ms and an IVF query that finds 95 % in 0.05 ms; the whole graph takes 12 s and
+4 s, so that below the limit little is gained for what is missed. The limit of the GPU is an estimate."""
 
 FAISS_GPU_MOST = 2048
 """The most neighbors a GPU index of faiss returns."""
 
 IVF_LISTS = 4.0
 """Inverted lists per square root of the number of samples."""
-
-IVF_PROBES = 64
-"""Lists searched per query, or a 32nd of all where that is more. What this finds depends on the data: 99.7 % of 80
-neighbors on 131,427 glyph features (two thirds of them noisy copies), but 58 % with 79 of 1,264 lists on 100,000 points
-whose clusters drown in noise. Where neighbors matter more than time, ask for `index="exact"`."""
 
 HNSW_LINKS = 32
 """Links per node (faiss's M)."""
@@ -51,7 +47,7 @@ class Plan:
 
     Attributes:
         index: "exact", "ivf" or "hnsw".
-        engine: "torch", "faiss-cpu" or "faiss-gpu".
+        engine: "torch", "native", "faiss-cpu" or "faiss-gpu".
         reason: why, in words.
     """
 
@@ -60,7 +56,9 @@ class Plan:
     reason: str
 
 
-def plan_search(samples: int, fetch: int, index: str, device: str, faiss_build: str, torch_cuda: bool) -> Plan:
+def plan_search(
+    samples: int, fetch: int, index: str, device: str, faiss_build: str, torch_cuda: bool, native: bool
+) -> Plan:
     """Choose index and engine.
 
     Args:
@@ -70,10 +68,11 @@ def plan_search(samples: int, fetch: int, index: str, device: str, faiss_build: 
         device: "auto", "cpu" or "cuda".
         faiss_build: "gpu" where faiss sees a GPU, "cpu" where it does not, "none" where it is not installed.
         torch_cuda: whether torch sees a GPU.
+        native: whether the native library searches inverted lists.
 
     Raises:
         ValueError: unknown index or device; no GPU; an index that does not exist on a GPU.
-        MissingDependencyError: an approximate index without faiss.
+        MissingDependencyError: an approximate index without faiss, of which the native library has IVF.
     """
     if index not in ("auto", "exact", "ivf", "hnsw"):
         raise ValueError(f"index must be 'auto', 'exact', 'ivf' or 'hnsw', got {index!r}")
@@ -88,7 +87,8 @@ def plan_search(samples: int, fetch: int, index: str, device: str, faiss_build: 
     faiss_on_gpu = on_gpu and faiss_build == "gpu" and fetch <= FAISS_GPU_MOST
 
     if index in ("ivf", "hnsw"):
-        if faiss_build == "none":
+        by_native = index == "ivf" and native and device != "cuda" and not faiss_on_gpu
+        if faiss_build == "none" and not by_native:
             raise MissingDependencyError("faiss", "faiss-cpu", f"knn_graph(index={index!r})")
         if device == "cuda" and index == "hnsw":
             raise ValueError("index='hnsw' runs on the CPU only: use device='cpu', or index='ivf' or 'exact'")
@@ -97,12 +97,14 @@ def plan_search(samples: int, fetch: int, index: str, device: str, faiss_build: 
                 f"index='ivf' on the GPU needs faiss-gpu and fetches at most {FAISS_GPU_MOST} neighbors, not {fetch}: "
                 "use device='cpu' or index='exact'"
             )
-        return Plan(index, "faiss-gpu" if index == "ivf" and faiss_on_gpu else "faiss-cpu", "asked for")
+        engine = "native" if by_native else "faiss-gpu" if index == "ivf" and faiss_on_gpu else "faiss-cpu"
+        return Plan(index, engine, "asked for")
 
     limit = EXACT_LIMIT["cuda" if on_gpu else "cpu"]
-    ivf_can_serve = faiss_on_gpu or (faiss_build != "none" and device != "cuda")
+    ivf_can_serve = faiss_on_gpu or ((native or faiss_build != "none") and device != "cuda")
     if index == "auto" and samples > limit and ivf_can_serve:
-        return Plan("ivf", "faiss-gpu" if faiss_on_gpu else "faiss-cpu", f"more than {limit:,} samples")
+        engine = "faiss-gpu" if faiss_on_gpu else "native" if native else "faiss-cpu"
+        return Plan("ivf", engine, f"more than {limit:,} samples")
     if faiss_on_gpu:
         return Plan("exact", "faiss-gpu", "faiss sees a GPU")
     if on_gpu and torch_cuda:
@@ -159,7 +161,6 @@ def faiss_index(faiss: Any, plan: Plan, rows: NDArray[np.float32], fetch: int, *
         built.cp.niter = 10
         built.cp.max_points_per_centroid = 64
         built.cp.min_points_per_centroid = 1  # otherwise faiss prints advice about small sets
-        built.nprobe = min(max(IVF_PROBES, lists // 32), lists)
     else:
         built = faiss.IndexHNSWFlat(width, HNSW_LINKS, metric)
         built.hnsw.efConstruction = HNSW_BEAM
@@ -171,14 +172,28 @@ def faiss_index(faiss: Any, plan: Plan, rows: NDArray[np.float32], fetch: int, *
     return built
 
 
-def faiss_searcher(faiss: Any, plan: Plan, index: Any, rows: NDArray[np.float32]) -> Searcher:
-    """Search through an index that `faiss_index` made of these rows."""
+def faiss_searcher(
+    faiss: Any, plan: Plan, index: Any, rows: NDArray[np.float32], probes: int | None = None
+) -> Searcher:
+    """Search through an index that `faiss_index` made of these rows, for IVF in so many lists."""
+    if probes is not None:
+        faiss.extract_index_ivf(index).nprobe = probes
     if plan.engine == "faiss-gpu":
         index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
 
     def search(queries: Tensor, fetch: int) -> tuple[Tensor, Tensor]:
         scores, ids = index.search(np.ascontiguousarray(rows[queries.cpu().numpy()]), fetch)
         return torch.from_numpy(scores).to(queries.device), torch.from_numpy(ids).to(queries.device)
+
+    return search
+
+
+def lists_searcher(lists: InvertedLists, table: UnitTable, probes: int) -> Searcher:
+    """Search through so many of the lists of these rows."""
+
+    def search(queries: Tensor, fetch: int) -> tuple[Tensor, Tensor]:
+        scores, ids = lists.search(table.rows[queries].cpu(), probes, fetch)
+        return scores.to(queries.device), ids.to(queries.device)
 
     return search
 

@@ -15,35 +15,35 @@ from tqdm import tqdm
 from intraformer_fast.distributed import ALONE, Ranks
 from intraformer_fast.errors import DataError
 from intraformer_fast.files import atomic_path, read_json, write_json
-from intraformer_fast.graph.cosine import UnitTable, as_features, read_keys, unit_blocks
+from intraformer_fast.graph.cosine import UnitTable, as_features, unit_blocks
 from intraformer_fast.graph.engines import (
     Plan,
     Searcher,
     faiss_index,
     faiss_searcher,
+    import_faiss,
     ivf_lists,
-    plan_search,
+    lists_searcher,
     torch_searcher,
 )
-from intraformer_fast.graph.knn import QUERIES, fetched, installed, nearest
-from intraformer_fast.shards import Shards, check_npy, fingerprint, open_shards
+from intraformer_fast.graph.knn import QUERIES, RECALL, fetched, nearest, plan_with, recall_of, search_device, tuned
+from intraformer_fast.graph.lists import InvertedLists, inverted_lists
+from intraformer_fast.shards import Shards, check_npy, fingerprint, open_shards, save_npy, write_npy
 
 SHARD_ROWS = 2**14
 """Rows of a shard, a multiple of `QUERIES`."""
 
-RECALL_QUERIES = 256
-"""Rows whose neighbors are also searched exactly, to measure what an index finds."""
-
-FEWEST_PROBES = 8
-"""Inverted lists searched per query at first; doubled until enough is found."""
-
 INDEX_GROWTH = 2.0
-"""Memory of an index while it is filled, over what it holds: its lists double when they are full."""
+"""Memory of an index of faiss while it is filled, over what it holds: its lists double when they are full."""
+
+LISTING_BYTES = 24
+"""Memory a sample while the native library's lists are made: their order, and which list each sample is in."""
 
 WORKING_BYTES = 2**29
 """Memory beside an index: blocks of queries, candidates and features."""
 
 UNIT_ROWS, INVERSE_NORM, INDEX, SEARCH = "unit-rows.npy", "inverse-norm.npy", "index.faiss", "search.json"
+LISTS = tuple(f"lists-{part}.npy" for part in ("centroids", "starts", "ids", "rows"))
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class KnnShards:
 def plan_storage(plan: Plan, samples: int, width: int, memory: int | None) -> tuple[Plan, str]:
     """How the rows of an index are stored so that building it stays within `memory` bytes.
 
-    float32 where that fits; else float16 for IVF on the CPU, whose candidates are scored anew from the float32 rows on disk; an
-    exact search then does without an index. Without a limit always float32.
+    The native library's lists are float32 on disk, and cost the memory of their order alone. An index of faiss is float32 where
+    that fits; else float16 for IVF on the CPU, whose candidates are scored anew from the float32 rows on disk; an exact search then
+    does without an index. Without a limit always float32.
 
     Returns:
         The plan, with another engine where need be, and "float32" or "float16".
@@ -75,6 +76,8 @@ def plan_storage(plan: Plan, samples: int, width: int, memory: int | None) -> tu
     """
     held = {"float32": samples * (4 * width + 8), "float16": samples * (2 * width + 8)}
     needed = {kind: int(INDEX_GROWTH * size) + WORKING_BYTES for kind, size in held.items()}
+    if plan.engine == "native":
+        needed["float32"] = samples * LISTING_BYTES + WORKING_BYTES
     if memory is None or needed["float32"] <= memory:
         return plan, "float32"
     if plan.index == "exact":
@@ -96,7 +99,7 @@ def knn_shards(
     index: str = "auto",
     device: str = "auto",
     memory: int | None = None,
-    recall: float = 0.95,
+    recall: float = RECALL,
     shard_rows: int = SHARD_ROWS,
     ranks: Ranks = ALONE,
     progress: bool = True,
@@ -105,8 +108,7 @@ def knn_shards(
 
     The folder also holds the rows at length 1 and the index, both of which are mapped, not read: memory is that of building the
     index, and of some blocks. With an exact search neighbors and similarities are those of `knn_graph` to the last bit. IVF
-    searches as few lists (8, 16, 32, ...) as find the share `recall` of the true neighbors of a sample of 256 rows; what was
-    found is reported.
+    searches as few lists as find the share `recall` of the true neighbors of a sample of 1,024 rows; what was found is reported.
 
     Args:
         features: floating [N, d]; may be memory-mapped.
@@ -129,17 +131,18 @@ def knn_shards(
     if not 0 < recall <= 1:
         raise ValueError(f"recall must lie in (0, 1], got {recall}")
     folder = Path(folder)
-    faiss, faiss_build, torch_cuda = installed()
-    plan_search(1, 1, index, device, faiss_build, torch_cuda)
+    faiss = import_faiss()
+    plan_with(faiss, 1, 1, index, device)
     source = as_features(features)
     total, width = source.shape
     count = min(k, total)
-    plan = plan_search(total, fetched(count, total), index, device, faiss_build, torch_cuda)
+    plan = plan_with(faiss, total, fetched(count, total), index, device)
     plan, storage = plan_storage(plan, total, width, memory)
     identity = {
         "what": "k-NN graph",
         "k": k,
         "index": plan.index,
+        "engine": plan.engine if plan.index != "exact" else None,  # an exact graph is the same by any
         "storage": storage,
         "recall": recall,
         "features": fingerprint(source),
@@ -151,7 +154,7 @@ def knn_shards(
     shards = open_shards(folder, total, shard_rows, ("neighbors", "similarity"), identity)
     table = UnitTable(*(_mapped(folder / name) for name in (UNIT_ROWS, INVERSE_NORM)))
     rows = table.rows.numpy()
-    table = table.to(torch.device("cuda" if torch_cuda and device != "cpu" else "cpu"))
+    table = table.to(search_device(device))
     if ranks.is_first and not (folder / SEARCH).exists():
         _prepare_search(faiss, plan, table, rows, count, storage == "float16", recall, folder)
     ranks.wait()
@@ -186,14 +189,11 @@ def _write_unit_table(source: NDArray[np.floating] | Tensor, folder: Path) -> No
     paths = [folder / UNIT_ROWS, folder / INVERSE_NORM]
     if all(path.exists() for path in paths):
         return
-    shapes = [((len(source), source.shape[1]), "<f4"), ((len(source),), "<f8")]
-    with atomic_path(paths[0]) as rows, atomic_path(paths[1]) as norms, open(rows, "wb") as a, open(norms, "wb") as b:
-        for file, (shape, descr) in zip((a, b), shapes, strict=True):
-            header = {"descr": descr, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
+    total, width = source.shape
+    with write_npy(paths[0], (total, width), "<f4") as rows, write_npy(paths[1], (total,), "<f8") as norms:
         for _, unit, inverse in unit_blocks(source):
-            a.write(unit.data)
-            b.write(inverse.data)
+            rows.write(unit.data)
+            norms.write(inverse.data)
 
 
 def _mapped(path: Path) -> Tensor:
@@ -222,25 +222,39 @@ def _prepare_search(
     if plan.index == "exact":
         write_json(folder / SEARCH, {**report, "probes": None, "recall": 1.0})
         return
-    built = faiss_index(faiss, plan, rows, fetched(count, len(table)), float16=float16)
-    try:
-        with atomic_path(folder / INDEX) as temporary:
-            faiss.write_index(built, str(temporary))
-    except RuntimeError as error:
-        raise OSError(f"cannot write {folder / INDEX}: {error}") from error
-    del built
-    queries = torch.from_numpy(np.random.default_rng(0).permutation(len(table))[:RECALL_QUERIES])
-    true = read_keys(table.nearest(queries.to(table.rows.device), count))[0].cpu()
-    probes = FEWEST_PROBES if plan.index == "ivf" else None
-    while True:
-        search = _open_search(faiss, plan, table, rows, count, probes, folder)
-        found = nearest(table, search, plan, queries.to(table.rows.device), count)[0]
-        hits = sum(int(torch.isin(a, b).sum()) for a, b in zip(true, found, strict=True))
-        share = (hits - len(queries)) / max(1, len(queries) * (count - 1))  # the row itself is always found
-        if probes is None or share >= wanted or probes >= ivf_lists(len(table)):
-            break
-        probes *= 2
-    write_json(folder / SEARCH, {**report, "probes": probes, "recall": share})
+    if plan.engine == "native":
+        _write_lists(rows, folder)
+    else:
+        built = faiss_index(faiss, plan, rows, fetched(count, len(table)), float16=float16)
+        try:
+            with atomic_path(folder / INDEX) as temporary:
+                faiss.write_index(built, str(temporary))
+        except RuntimeError as error:
+            raise OSError(f"cannot write {folder / INDEX}: {error}") from error
+        del built
+
+    def search_of(probes: int | None) -> Searcher:
+        return _open_search(faiss, plan, table, rows, count, probes, folder)
+
+    if plan.index == "ivf":
+        _, probes, share = tuned(search_of, table, plan, count, wanted)
+        write_json(folder / SEARCH, {**report, "probes": probes, "recall": share})
+    else:
+        share = recall_of(table, plan, count)(search_of(None))
+        write_json(folder / SEARCH, {**report, "probes": None, "recall": share})
+
+
+def _write_lists(rows: NDArray[np.float32], folder: Path) -> None:
+    def listed(ids: NDArray[np.int32]) -> Tensor:
+        path = folder / LISTS[-1]
+        with write_npy(path, rows.shape, "<f4") as file:
+            for start in range(0, len(ids), SHARD_ROWS):
+                file.write(rows[ids[start : start + SHARD_ROWS]].data)
+        return _mapped(path)
+
+    made = inverted_lists(rows, ivf_lists(len(rows)), listed)
+    for name, part in zip(LISTS, (made.centroids, made.starts, made.ids), strict=False):
+        save_npy(folder / name, part.numpy())
 
 
 def _open_search(
@@ -256,10 +270,15 @@ def _open_search(
         return torch_searcher(table)
     if plan.index == "exact":
         return faiss_searcher(faiss, plan, faiss_index(faiss, plan, rows, fetched(count, len(table))), rows)
+    if plan.engine == "native":
+        try:
+            lists = InvertedLists(*(_mapped(folder / name) for name in LISTS))
+        except (FileNotFoundError, DataError) as error:
+            raise DataError(f"{error}; its index is lost: remove {folder} and start again") from error
+        assert probes is not None
+        return lists_searcher(lists, table, probes)
     try:
         index = faiss.read_index(str(folder / INDEX), faiss.IO_FLAG_MMAP if plan.index == "ivf" else 0)
     except RuntimeError as error:
         raise DataError(f"{folder / INDEX} is missing or damaged: remove {folder} and start again") from error
-    if probes is not None:
-        faiss.extract_index_ivf(index).nprobe = probes
-    return faiss_searcher(faiss, plan, index, rows)
+    return faiss_searcher(faiss, plan, index, rows, probes)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from intraformer_fast import native
 from intraformer_fast.errors import DataError, MissingDependencyError
 from intraformer_fast.graph import cosine, engines, knn, knn_graph
 from intraformer_fast.graph.cosine import unit_table
@@ -246,8 +247,9 @@ def test_rows_that_float32_cannot_settle_are_searched_again(monkeypatch):
 
 
 @pytest.mark.parametrize("index", ["ivf", "hnsw"])
-def test_approximate_indexes_find_nearly_all(index):
+def test_approximate_indexes_find_nearly_all(index, monkeypatch):
     pytest.importorskip("faiss")
+    monkeypatch.setattr(knn, "RECALL", 0.98)
     features = clustered(4000, width=64)
     _, exact = knn_graph(features, 30, index="exact", device="cpu")
     neighbors, similarity = knn_graph(features, 30, index=index, device="cpu")
@@ -262,9 +264,9 @@ def test_approximate_indexes_find_nearly_all(index):
 
 
 def test_rows_an_approximate_index_leaves_short_are_completed(monkeypatch):
-    pytest.importorskip("faiss")
-    monkeypatch.setattr(engines, "IVF_PROBES", 1)
-    features = clustered(1000)  # 126 lists, of which 3 are searched: never 300 samples
+    monkeypatch.setattr(knn, "FEWEST_PROBES", 1)
+    monkeypatch.setattr(knn, "RECALL", 0.0)
+    features = clustered(1000)  # 126 lists, of which 1 is searched: never 300 samples
     neighbors, similarity = knn_graph(features, 300, index="ivf", device="cpu")
     assert (neighbors >= 0).all()
     _, exact = knn_graph(features, 300, index="exact", device="cpu")
@@ -381,8 +383,13 @@ def test_without_faiss_torch_serves_and_says_so_once(no_faiss, caplog):
     assert "pip install 'intraformer-fast[faiss-cpu]'" in said[0]
 
 
+@pytest.fixture
+def no_native(monkeypatch):
+    monkeypatch.setitem(native.NOT_LOADED, "cpu", ["taken away"])
+
+
 @pytest.mark.parametrize("index", ["ivf", "hnsw"])
-def test_approximate_index_without_faiss_names_the_extra(no_faiss, index):
+def test_approximate_index_without_faiss_and_library_names_the_extra(no_faiss, no_native, index):
     with pytest.raises(MissingDependencyError, match=rf"knn_graph\(index='{index}'\).*faiss.*\[faiss-cpu\]"):
         knn_graph(np.eye(3), 2, index=index)
 
@@ -396,6 +403,23 @@ def test_faiss_that_fails_to_load_is_not_taken_for_absent(monkeypatch, tmp_path)
 
 
 CPU, CUDA = EXACT_LIMIT["cpu"], EXACT_LIMIT["cuda"]
+
+
+@pytest.mark.parametrize(
+    ("samples", "index", "device", "faiss_build", "torch_cuda", "expected"),
+    [
+        (CPU, "auto", "auto", "none", False, ("exact", "torch")),
+        (CPU + 1, "auto", "auto", "none", False, ("ivf", "native")),
+        (CPU + 1, "auto", "auto", "cpu", False, ("ivf", "native")),
+        (10, "ivf", "auto", "cpu", True, ("ivf", "native")),
+        (10, "ivf", "auto", "gpu", True, ("ivf", "faiss-gpu")),
+        (10, "ivf", "cpu", "gpu", True, ("ivf", "native")),
+        (10, "hnsw", "auto", "cpu", False, ("hnsw", "faiss-cpu")),
+    ],
+)
+def test_lists_are_the_native_librarys_where_no_gpu_has_them(samples, index, device, faiss_build, torch_cuda, expected):
+    plan = plan_search(samples, 80, index, device, faiss_build, torch_cuda, True)
+    assert (plan.index, plan.engine) == expected
 
 
 @pytest.mark.parametrize(
@@ -422,7 +446,7 @@ CPU, CUDA = EXACT_LIMIT["cpu"], EXACT_LIMIT["cuda"]
     ],
 )
 def test_choice_of_index_and_engine(samples, fetch, index, device, faiss_build, torch_cuda, expected):
-    plan = plan_search(samples, fetch, index, device, faiss_build, torch_cuda)
+    plan = plan_search(samples, fetch, index, device, faiss_build, torch_cuda, False)
     assert (plan.index, plan.engine) == expected
 
 
@@ -437,7 +461,7 @@ def test_choice_of_index_and_engine(samples, fetch, index, device, faiss_build, 
 )
 def test_what_cannot_be_served_is_told(fetch, index, device, faiss_build, torch_cuda, said):
     with pytest.raises(ValueError, match=said):
-        plan_search(100, fetch, index, device, faiss_build, torch_cuda)
+        plan_search(100, fetch, index, device, faiss_build, torch_cuda, False)
 
 
 @pytest.mark.gpu

@@ -5,11 +5,12 @@ import errno
 import numpy as np
 import pytest
 
+from intraformer_fast import native
 from intraformer_fast.data import synthetic
 from intraformer_fast.errors import DataError
 from intraformer_fast.graph import engines, knn_graph, knn_shards
 from intraformer_fast.graph.engines import Plan
-from intraformer_fast.graph.sharded import INDEX, WORKING_BYTES, plan_storage
+from intraformer_fast.graph.sharded import INDEX, LISTING_BYTES, LISTS, WORKING_BYTES, plan_storage
 from intraformer_fast.shards import open_shards
 
 SAMPLES, K = 3000, 10
@@ -61,6 +62,7 @@ def test_recall_is_what_was_found_and_ivf_searches_until_it_is_enough(features, 
 def test_float16_in_the_index_and_float32_in_the_similarities(features, tmp_path, monkeypatch):
     plan = Plan("ivf", "faiss-cpu", "")
     monkeypatch.setattr("intraformer_fast.graph.sharded.WORKING_BYTES", 0)
+    monkeypatch.setitem(native.NOT_LOADED, "cpu", ["taken away"])
     graph = make(features, tmp_path, index="ivf", recall=0.99, memory=2 * SAMPLES * (2 * 16 + 8))
     assert graph.search["storage"] == "float16"
     found, expected = whole(graph), knn_graph(features, K)
@@ -76,6 +78,10 @@ def test_storage_follows_the_budget():
     assert plan_storage(ivf, 10**6, 64, full) == (ivf, "float32")
     assert plan_storage(ivf, 10**6, 64, full - 1) == (ivf, "float16")
     assert plan_storage(exact, 10**6, 64, full - 1)[0].engine == "torch"
+    lists = Plan("ivf", "native", "")
+    assert plan_storage(lists, 10**6, 64, WORKING_BYTES + 10**6 * LISTING_BYTES) == (lists, "float32")
+    with pytest.raises(ValueError, match="to be built"):
+        plan_storage(lists, 10**6, 64, WORKING_BYTES)
     for plan, memory in ((hnsw, full - 1), (ivf, WORKING_BYTES)):
         with pytest.raises(ValueError, match=r"needs \d+ to be built; give more"):
             plan_storage(plan, 10**6, 64, memory)
@@ -112,10 +118,15 @@ def test_another_run_is_refused_by_name(features, tmp_path):
 
 
 def test_damage_is_told(features, tmp_path):
+    graph = make(features, tmp_path / "faiss", index="hnsw")
+    graph.shards.path("neighbors", 0).unlink()
+    (tmp_path / "faiss" / INDEX).write_bytes(b"")
+    with pytest.raises(DataError, match=r"index\.faiss is missing or damaged"):
+        make(features, tmp_path / "faiss", index="hnsw")
     graph = make(features, tmp_path, index="ivf")
     graph.shards.path("neighbors", 0).unlink()
-    (tmp_path / INDEX).write_bytes(b"")
-    with pytest.raises(DataError, match=r"index\.faiss is missing or damaged"):
+    (tmp_path / LISTS[-1]).unlink()
+    with pytest.raises(DataError, match=r"lists-rows\.npy.* index is lost"):
         make(features, tmp_path, index="ivf")
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(DataError, match=r"manifest\.json is damaged"):
