@@ -2,17 +2,20 @@
 
     manifest.json            whose shards these are
     NAME-00000.npy ...       array NAME of the rows [0, shard_rows), and so on
+    shard-00000.json ...     what its arrays are: the run, shapes, dtypes, CRC-32; written last
 
 A run that was stopped at any moment makes the shards that are missing and no others. Shards of another run are refused, never
-mixed in, and a shard that was cut short is made again.
+mixed in; one that was cut short or altered is made again by a run, and an error to a reader. No name of a file is ever taken
+from one of these files.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,12 +42,16 @@ class Shards:
         rows: of the whole table.
         shard_rows: of every shard but the last.
         arrays: names of what every shard holds.
+        run: what tells this run's shards from those of others.
+        checked: the shards whose contents this process has seen to be what was written.
     """
 
     folder: Path
     rows: int
     shard_rows: int
     arrays: tuple[str, ...]
+    run: str
+    checked: set[int] = field(default_factory=set, compare=False)
 
     def __len__(self) -> int:
         return -(-self.rows // self.shard_rows)
@@ -57,15 +64,18 @@ class Shards:
         """The file of an array of a shard."""
         return self.folder / f"{name}-{shard:05d}.npy"
 
+    def seal(self, shard: int) -> Path:
+        """The file that says what the arrays of a shard are."""
+        return self.folder / f"shard-{shard:05d}.json"
+
     def missing(self) -> list[int]:
-        """The shards that are not there whole."""
+        """The shards that are not there whole, every byte of those that are having been looked at."""
         return [shard for shard in range(len(self)) if not self._is_whole(shard)]
 
     def _is_whole(self, shard: int) -> bool:
         try:
-            for name in self.arrays:
-                check_npy(self.path(name, shard))
-        except (FileNotFoundError, DataError):
+            self.read(shard)
+        except DataError:
             return False
         return True
 
@@ -76,24 +86,41 @@ class Shards:
             OSError: the disk is full, or the folder cannot be written; the other shards stay.
         """
         assert tuple(arrays) == self.arrays
+        # The old seal must not stand beside new arrays.
+        self.seal(shard).unlink(missing_ok=True)
         for name, array in arrays.items():
             save_npy(self.path(name, shard), array)
+        write_json(self.seal(shard), self._sealed(list(arrays.values())))
+        self.checked.add(shard)
 
     def read(self, shard: int) -> list[npt.NDArray[Any]]:
-        """The arrays of a shard, memory-mapped, in the order of `arrays`.
+        """The arrays of a shard, memory-mapped, in the order of `arrays`. Their bytes are compared with what was written, once.
 
         Raises:
-            DataError: a file is missing or was cut short.
+            DataError: a file is missing, was cut short or altered, or is of another run.
         """
         found = []
-        for name in self.arrays:
-            path = self.path(name, shard)
-            try:
-                check_npy(path)
-            except FileNotFoundError as error:
-                raise DataError(f"{path} is missing; run the same command again, which makes it") from error
-            found.append(np.load(path, mmap_mode="r", allow_pickle=False))
+        try:
+            for name in self.arrays:
+                check_npy(self.path(name, shard))
+                found.append(np.load(self.path(name, shard), mmap_mode="r", allow_pickle=False))
+            if shard not in self.checked:
+                if read_json(self.seal(shard)) != self._sealed(found):
+                    raise DataError(
+                        f"shard {shard} of {self.folder} is damaged, or of another run: its arrays are not those that "
+                        f"{self.seal(shard).name} was written for; run the same command again, which makes it anew"
+                    )
+                self.checked.add(shard)
+        except FileNotFoundError as error:
+            raise DataError(f"{error.filename} is missing; run the same command again, which makes it") from error
         return found
+
+    def _sealed(self, arrays: list[npt.NDArray[Any]]) -> dict[str, Any]:
+        contents = {
+            name: {"shape": list(array.shape), "dtype": array.dtype.str, "crc32": zlib.crc32(np.ascontiguousarray(array).data)}
+            for name, array in zip(self.arrays, arrays, strict=True)
+        }
+        return {"run": self.run, **contents}
 
 
 def open_shards(
@@ -123,7 +150,8 @@ def open_shards(
         raise ValueError(
             f"{folder} belongs to another run (it differs in {', '.join(differing)}): give another folder, or remove it"
         )
-    return Shards(folder, rows, shard_rows, arrays)
+    run = hashlib.blake2b(json.dumps(expected, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return Shards(folder, rows, shard_rows, arrays, run)
 
 
 def fingerprint(table: npt.NDArray[Any] | Tensor) -> str:
