@@ -32,6 +32,7 @@ STABLE_TORCH_LIBRARY(intraformer_fast, library) {
       " Tensor[] norm_biases, bool gelu, bool bfloat16) -> (Tensor grad_input, Tensor grad_weights, Tensor grad_biases,"
       " Tensor grad_norm_weights, Tensor grad_norm_biases)");
   library.def("intimacy_components(Tensor starts, Tensor targets, float threshold) -> Tensor");
+  library.def("edge_components(Tensor starts, Tensor targets, bool mutual) -> Tensor");
   library.def(
       "list_search(Tensor rows, Tensor starts, Tensor queries, Tensor probes, int count) -> (Tensor places, Tensor scores)");
   library.def("cpu_instruction_set() -> str");

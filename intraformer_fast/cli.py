@@ -30,7 +30,14 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 
 MemoryOption = Annotated[
-    str | None, typer.Option(help="With --work: what the index may take, such as 8GiB or 500MB; no limit by default.")
+    str | None,
+    typer.Option(help="With --work: what a process may take beside mapped files, such as 8GiB; no limit by default."),
+]
+WorkOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for sets larger than memory: resumed by the same command, shared by torchrun's processes."
+    ),
 ]
 
 
@@ -74,24 +81,53 @@ def demo(
 @app.command(epilog=example("knn features.npy --k 80 --output knn.npz"))
 def knn(
     features: FeaturesArgument,
-    output: Annotated[Path, typer.Option(help="The graph, a learn-to-cluster .npz: ids and cosine distances.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The graph, a learn-to-cluster .npz: ids and cosine distances. With --work it may be left out."
+        ),
+    ] = None,
     k: Annotated[int, typer.Option(help="Neighbours of a sample, itself included.")] = 80,
     index: Annotated[str, typer.Option(help="auto, exact, ivf or hnsw.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    work: WorkOption = None,
+    memory: MemoryOption = None,
     dim: DimOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Build the k-NN graph of a feature file."""
-    from intraformer_fast.data import read_features, write_neighbors
-    from intraformer_fast.graph import knn_graph
+    """Build the k-NN graph of a feature file.
 
-    neighbors, similarity = knn_graph(read_features(features, dim=dim), k, index=index, device=device)
-    write_neighbors(output, neighbors, similarity)
-    show(
-        {"output": str(output), "samples": len(neighbors), "k": k},
-        as_json,
-        f"{len(neighbors)} samples with {k} neighbours each: {output}",
-    )
+    With --work it is made in shards of that folder, where `cluster --work` with the same folder finds it.
+    """
+    from intraformer_fast.data import read_features, write_neighbors
+    from intraformer_fast.distributed import ranks
+    from intraformer_fast.graph import knn_graph, knn_shards
+    from intraformer_fast.pipeline import GRAPH
+
+    if work is None and output is None:
+        raise typer.BadParameter("nowhere to write to: give --output, or --work for a graph in shards")
+    if work is None and memory is not None:
+        raise ValueError("--memory belongs to --work: give a folder for it")
+    x = read_features(features, dim=dim)
+    result: dict[str, Any] = {"output": None if output is None else str(output), "samples": len(x), "k": k}
+    said = f"{len(x)} samples with {k} neighbours each: {output or work}"
+    if work is None:
+        tables: Any = knn_graph(x, k, index=index, device=device)
+    else:
+        limit = None if memory is None else size_in_bytes(memory)
+        with ranks() as of:
+            graph = knn_shards(
+                x, k, work / GRAPH, index=index, device=device, memory=limit, ranks=of, progress=not quiet
+            )
+            if not of.is_first:
+                return
+        result |= {"work": str(work), **graph.search}
+        said += f"; {graph.search['index']}, {100 * graph.search['recall']:.1f} % of a sample's neighbours found"
+        tables = None if output is None else graph.tables()
+    if output is not None:
+        write_neighbors(output, *tables)
+    show(result, as_json, said)
 
 
 @app.command(epilog=example("train features.npy labels.npy --output runs/first"))
@@ -166,12 +202,7 @@ def cluster(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, or int8 on the CPU.")] = "auto",
     device: Annotated[str, typer.Option(help="Where the model runs: cpu or cuda.")] = "cpu",
     backend: BackendOption = "auto",
-    work: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for sets larger than memory: resumed by the same command, shared by torchrun's processes."
-        ),
-    ] = None,
+    work: WorkOption = None,
     index: Annotated[str, typer.Option(help="With --work: auto, exact, ivf or hnsw.")] = "auto",
     memory: MemoryOption = None,
     cascade: Annotated[

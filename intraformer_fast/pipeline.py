@@ -16,6 +16,7 @@ from intraformer_fast.data import check_same_length, read_neighbors, split_ident
 from intraformer_fast.distributed import ALONE, Ranks
 from intraformer_fast.errors import DataError
 from intraformer_fast.inference import predict_probability
+from intraformer_fast.nn.cascade import check_floor
 from intraformer_fast.selection import Linking, Scored, choose_linking
 from intraformer_fast.streaming import predict_cascade, predict_edges, read_edges
 from intraformer_fast.training import TrainingConfig, TrainingResult, ValidationSet, train
@@ -214,6 +215,12 @@ def cluster(
     return linking.link(neighbors, similarity, probability)
 
 
+GRAPH, EDGES = "graph", "edges"
+"""What the folder of `cluster_on_disk` holds."""
+
+LINKING_BYTES = 64
+"""Memory a sample while edges on disk are linked: where its edges are, its component, and the sort that numbers the clusters."""
+
 CASCADES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 """Floors that `choose_cascade` tries, from the one that saves most."""
 
@@ -280,7 +287,10 @@ def cluster_on_disk(
         model, linking: from `fit` or `load_fitted`.
         features: [N, d], floating point; may be memory-mapped.
         work: folder of this run; `graph` and `edges` in it.
-        index, memory: of the neighbour search, see `graph.knn_shards`.
+        index: of the neighbour search, see `graph.knn_shards`.
+        memory: bytes that a process may take beyond what it has, mapped files, whose pages the system takes back, not counted.
+            Building the index is planned for it; prediction takes a batch of the model and 8 bytes a sample, linking
+            `LINKING_BYTES` a sample and nothing for an edge. It is refused where that is more. None is no limit.
         cascade: see `nn.cascade`; 0 is exact.
         precision: of the model, see `predict_probability`.
         ranks: the processes that share the work, each of which makes this call.
@@ -290,20 +300,22 @@ def cluster_on_disk(
         Labels int64 [N], the same for any number of ranks; None on all ranks but the first.
 
     Raises:
-        As `graph.knn_shards`, `streaming.predict_edges` and `graph.link_edges`.
+        As `graph.knn_shards`, `streaming.predict_edges` and `graph.link_edges`; ValueError, before any work, where the cascade
+        is out of range or linking does not fit in `memory`.
     """
     floor = graph.edge_floor(linking.rule, linking.threshold, linking.options)
     if linking.rule == "density":
         raise ValueError(
             "rule 'density' needs every neighbour, not only kept edges: choose another, or leave the folder out"
         )
+    _check_cascade_and_memory(linking, features, cascade, memory)
     made = graph.knn_shards(
-        features, model.num_neighbors, Path(work) / "graph", index=index, memory=memory, ranks=ranks, progress=progress
+        features, model.num_neighbors, Path(work) / GRAPH, index=index, memory=memory, ranks=ranks, progress=progress
     )
     edges = predict_edges(
         model,
         made,
-        Path(work) / "edges",
+        Path(work) / EDGES,
         floor=floor,
         cascade=cascade,
         precision=precision,
@@ -311,3 +323,16 @@ def cluster_on_disk(
         progress=progress,
     )
     return linking.link_edges(read_edges(edges, floor)) if ranks.is_first else None
+
+
+def _check_cascade_and_memory(linking: Linking, features: npt.NDArray[Any], cascade: float, memory: int | None) -> None:
+    check_floor(cascade)
+    if memory is None:
+        return
+    if linking.rule == "communities":
+        raise ValueError(
+            "rule 'communities' holds all edges in memory: choose another rule, or give no memory to keep to"
+        )
+    needed = LINKING_BYTES * len(features)
+    if needed > memory:
+        raise ValueError(f"memory = {memory} bytes: linking {len(features):,} samples takes {needed}; give more")

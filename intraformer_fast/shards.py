@@ -12,7 +12,9 @@ from one of these files.
 import contextlib
 import hashlib
 import json
+import mmap
 import os
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -117,7 +119,11 @@ class Shards:
 
     def _sealed(self, arrays: list[npt.NDArray[Any]]) -> dict[str, Any]:
         contents = {
-            name: {"shape": list(array.shape), "dtype": array.dtype.str, "crc32": zlib.crc32(np.ascontiguousarray(array).data)}
+            name: {
+                "shape": list(array.shape),
+                "dtype": array.dtype.str,
+                "crc32": zlib.crc32(np.ascontiguousarray(array).data),
+            }
             for name, array in zip(self.arrays, arrays, strict=True)
         }
         return {"run": self.run, **contents}
@@ -166,6 +172,18 @@ def save_npy(path: Path, array: npt.NDArray[Any]) -> None:
     """Write an array in one piece, never through a memory map: on a full disk a map kills the process, a write raises."""
     with atomic_path(path) as temporary:
         np.save(temporary, array, allow_pickle=False)
+
+
+def scratch_array(folder: Path, length: int, dtype: str) -> npt.NDArray[Any]:
+    """An array in a nameless file of a folder, mapped and writable, which is gone with the process.
+
+    Raises:
+        OSError: the disk has no room for it, which is asked for at once: a mapped page that finds none kills the process.
+    """
+    size = max(1, length) * np.dtype(dtype).itemsize
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        return np.frombuffer(mmap.mmap(file.fileno(), size), dtype)[:length]
 
 
 @contextlib.contextmanager

@@ -19,13 +19,16 @@ from intraformer_fast.files import read_json
 from intraformer_fast.graph import KnnShards, SparseEdges
 from intraformer_fast.inference import computing, finite_probability, inference_precision
 from intraformer_fast.nn.cascade import cascade as cascaded
-from intraformer_fast.nn.cascade import stream_flops
+from intraformer_fast.nn.cascade import check_floor, stream_flops
 from intraformer_fast.precision import autocast, evaluating
-from intraformer_fast.shards import MANIFEST, Shards, open_shards, save_npy
+from intraformer_fast.shards import MANIFEST, Shards, open_shards, save_npy, scratch_array
 
 ORDER = "order.npy"
 PIVOTS = 1024
 """Samples that the others are gathered around, at most; fewer than the square root of their number."""
+
+PLACED_TOGETHER = 2**20
+"""Edges that are brought to their place at once."""
 
 ARRAYS = ("samples", "degree", "targets", "probability", "streams")
 
@@ -67,10 +70,10 @@ def predict_edges(
         DataError: a shard of the graph is missing or was cut short, or an answer of the model is not finite.
         OSError: the disk is full.
     """
-    if not 0 <= floor <= 1 or batch_size < 1 or not 0 <= cascade < 1:
+    check_floor(cascade)
+    if not 0 <= floor <= 1 or batch_size < 1:
         raise ValueError(
-            f"floor = {floor}, batch_size = {batch_size}, cascade = {cascade}: expected floor in [0, 1], batch_size of at least 1 "
-            "and cascade in [0, 1)"
+            f"floor = {floor}, batch_size = {batch_size}: expected floor in [0, 1] and batch_size of at least 1"
         )
     total = graph.shards.rows
     clusters = Clusters(model, graph.features, graph.shards.read(0)[0])
@@ -109,10 +112,13 @@ def predict_edges(
 
 
 def read_edges(shards: Shards, floor: float) -> SparseEdges:
-    """All edges of `predict_edges`, which was called with this floor: 8 bytes each and 8 a sample.
+    """All edges of `predict_edges`, which was called with this floor, in files beside the shards that vanish with the process.
+
+    They are mapped: memory is 8 bytes a sample, and disk 8 bytes an edge.
 
     Raises:
         DataError: a shard is missing, was cut short, or does not hold what it should.
+        OSError: the disk is full.
     """
     starts = np.zeros(shards.rows + 1, np.int64)
     for i in range(len(shards)):
@@ -121,12 +127,14 @@ def read_edges(shards: Shards, floor: float) -> SparseEdges:
             raise DataError(f"shard {i} of {shards.folder} is damaged: remove its files and run the same command again")
         starts[samples + 1] = degree
     np.cumsum(starts, out=starts)
-    all_targets, all_probability = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+    all_targets, all_probability = (scratch_array(shards.folder, int(starts[-1]), kind) for kind in ("<i4", "<f4"))
     for i in range(len(shards)):
         samples, degree, targets, probability, _ = shards.read(i)
         behind = np.cumsum(degree, dtype=np.int64) - degree
-        places = np.repeat(starts[samples] - behind, degree) + np.arange(len(targets))
-        all_targets[places], all_probability[places] = targets, probability
+        for part in np.array_split(np.arange(len(samples)), -(-len(targets) // PLACED_TOGETHER) or 1):
+            edges = slice(behind[part[0]], behind[part[-1]] + degree[part[-1]])
+            places = np.repeat(starts[samples[part]] - behind[part], degree[part]) + np.arange(edges.start, edges.stop)
+            all_targets[places], all_probability[places] = targets[edges], probability[edges]
     shape = (shards.rows, shards.rows)
     return SparseEdges(scipy.sparse.csr_array((all_probability, all_targets, starts), shape=shape), floor)
 

@@ -29,7 +29,15 @@ QUICK_SIZES = (1000, 2000)
 BEYOND = (1_000_000, 5_000_000)
 """Sizes that a table names: extrapolated, and labelled so, where they were not run."""
 
-MODEL = {"embed_dim": 64, "num_neighbors": 32, "num_subclusters": 2, "num_layers": 2, "num_heads": 4, "input_dim": 64}
+MODEL = {
+    "embed_dim": 64,
+    "num_neighbors": 32,
+    "num_subclusters": 2,
+    "num_layers": 2,
+    "num_heads": 4,
+    "input_dim": 64,
+    "similarity_input": True,
+}
 TRAINED_ON = 4000
 DATA: dict[str, Any] = {"mean_size": 20, "noise": 1.0}
 """Of `synthetic`: of some 32 neighbours a third are others', and no cosine tells which."""

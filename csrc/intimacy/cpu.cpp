@@ -1,4 +1,4 @@
-// The CPU operator of intimacy: tensors in and out, the nodes shared out over PyTorch's threads.
+// The CPU operators of intimacy: tensors in and out, the nodes shared out over PyTorch's threads.
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
@@ -11,8 +11,6 @@
 namespace intraformer::intimacy {
 namespace {
 
-constexpr Check check{"intimacy_components"};
-
 // Nodes a thread takes at least.
 constexpr int64_t GRAIN = 1024;
 
@@ -20,7 +18,7 @@ bool is_vector(const Tensor& t, ScalarType type) {
   return t.dim() == 1 && t.scalar_type() == type && t.is_contiguous() && t.is_cpu();
 }
 
-Tensor components(const Tensor& starts, const Tensor& targets, double threshold) {
+Graph checked(const Check& check, const Tensor& starts, const Tensor& targets) {
   check(is_vector(starts, ScalarType::Long) && starts.size(0) > 0, "starts is not a contiguous int64 [N + 1] on the CPU");
   check(is_vector(targets, ScalarType::Int), "targets is not a contiguous int32 [E] on the CPU");
   const int64_t nodes = starts.size(0) - 1;
@@ -35,21 +33,41 @@ Tensor components(const Tensor& starts, const Tensor& targets, double threshold)
       check(graph.targets[e] != i, "a node has an edge to itself");
     }
   }
+  return graph;
+}
+
+// The lowest node of each component, link(begin, end, sets) merging what the edges of those nodes link.
+template <typename Link>
+Tensor components(const Tensor& targets, int64_t nodes, const Link& link) {
   const Tensor labels = new_empty(targets, {nodes});
   int32_t* const parent = static_cast<int32_t*>(labels.mutable_data_ptr());
   std::iota(parent, parent + nodes, 0);
   DisjointSets sets(parent);
-  torch::stable::parallel_for(0, nodes, GRAIN, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, nodes, GRAIN, [&](int64_t begin, int64_t end) { link(begin, end, sets); });
+  for (int64_t i = 0; i < nodes; ++i) parent[i] = sets.find(i);
+  return labels;
+}
+
+Tensor intimacy_components(const Tensor& starts, const Tensor& targets, double threshold) {
+  const Graph graph = checked(Check{"intimacy_components"}, starts, targets);
+  const int64_t nodes = starts.size(0) - 1;
+  return components(targets, nodes, [&](int64_t begin, int64_t end, DisjointSets& sets) {
     std::vector<uint64_t> bits(nodes / 64 + 1);
     link_nodes(graph, threshold, begin, end, bits, sets);
   });
-  for (int64_t i = 0; i < nodes; ++i) parent[i] = sets.find(i);
-  return labels;
+}
+
+Tensor edge_components(const Tensor& starts, const Tensor& targets, bool mutual) {
+  const Graph graph = checked(Check{"edge_components"}, starts, targets);
+  return components(targets, starts.size(0) - 1, [&](int64_t begin, int64_t end, DisjointSets& sets) {
+    link_all(graph, mutual, begin, end, sets);
+  });
 }
 
 }  // namespace
 }  // namespace intraformer::intimacy
 
 STABLE_TORCH_LIBRARY_IMPL(intraformer_fast, CPU, library) {
-  library.impl("intimacy_components", TORCH_BOX(&intraformer::intimacy::components));
+  library.impl("intimacy_components", TORCH_BOX(&intraformer::intimacy::intimacy_components));
+  library.impl("edge_components", TORCH_BOX(&intraformer::intimacy::edge_components));
 }

@@ -18,13 +18,16 @@ from intraformer_fast.graph.table import BLOCK_ELEMENTS, Edges, NeighborTable
 
 def components(table: Edges, threshold: float) -> NDArray[Any]:
     """Connected components of the edges kept in either direction."""
-    return _connected(table.edges_above(threshold))
+    kept = table.edges_above(threshold)
+    return _connected(kept) if native.NOT_LOADED["cpu"] else _in_library("edge_components", kept, False)
 
 
 def mutual(table: Edges, threshold: float) -> NDArray[Any]:
     """Connected components of the edges kept in both directions."""
     kept = table.edges_above(threshold)
-    return _connected(kept.minimum(kept.T))
+    if native.NOT_LOADED["cpu"]:
+        return _connected(kept.minimum(kept.T))
+    return _in_library("edge_components", kept, True)
 
 
 def intimacy(table: Edges, threshold: float, *, intimacy_threshold: float = 0.65) -> NDArray[Any]:
@@ -43,10 +46,14 @@ def intimacy(table: Edges, threshold: float, *, intimacy_threshold: float = 0.65
     kept = table.edges_above(threshold)
     if native.NOT_LOADED["cpu"]:
         return _intimate(kept, intimacy_threshold)
-    # In the library one int32 a node, and a bit a node and thread: rows of any number of edges.
+    return _in_library("intimacy_components", kept, float(intimacy_threshold))
+
+
+def _in_library(name: str, kept: scipy.sparse.csr_array, option: float | bool) -> NDArray[Any]:
+    """One int32 a node and, for the intimacy, a bit a node and thread; the edges are read where they lie, in memory or in a file."""
     starts, targets = kept.indptr.astype(np.int64, copy=False), kept.indices.astype(np.int32, copy=False)
-    op = torch.ops.intraformer_fast.intimacy_components.default
-    return op(torch.from_numpy(starts), torch.from_numpy(targets), float(intimacy_threshold)).numpy()
+    op = getattr(torch.ops.intraformer_fast, name).default
+    return op(torch.from_numpy(starts), torch.from_numpy(targets), option).numpy()
 
 
 def _intimate(kept: scipy.sparse.csr_array, threshold: float) -> NDArray[Any]:

@@ -28,7 +28,7 @@ from intraformer_fast.graph.engines import (
 )
 from intraformer_fast.graph.knn import QUERIES, RECALL, fetched, nearest, plan_with, recall_of, search_device, tuned
 from intraformer_fast.graph.lists import InvertedLists, inverted_lists
-from intraformer_fast.shards import Shards, check_npy, fingerprint, open_shards, save_npy, write_npy
+from intraformer_fast.shards import Shards, check_npy, fingerprint, open_shards, save_npy, scratch_array, write_npy
 
 SHARD_ROWS = 2**14
 """Rows of a shard, a multiple of `QUERIES`."""
@@ -59,6 +59,19 @@ class KnnShards:
     shards: Shards
     features: NDArray[np.float32]
     search: dict[str, Any]
+
+    def tables(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """neighbors and similarity [N, k], mapped from files that vanish with the process.
+
+        Raises:
+            As `Shards.read`; OSError where the disk has no room for them.
+        """
+        rows, width = self.shards.rows, self.shards.read(0)[0].shape[1]
+        found = [scratch_array(self.shards.folder, rows * width, kind).reshape(rows, width) for kind in ("<i4", "<f4")]
+        for shard in range(len(self.shards)):
+            for table, part in zip(found, self.shards.read(shard), strict=True):
+                table[self.shards.rows_of(shard)] = part
+        return found[0], found[1]
 
 
 def plan_storage(plan: Plan, samples: int, width: int, memory: int | None) -> tuple[Plan, str]:

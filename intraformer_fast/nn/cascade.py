@@ -38,8 +38,7 @@ def cascade(model: Intraformer, x: Tensor, valid: Tensor | None, floor: float) -
     Raises:
         ValueError: the floor is out of range, or as `model`.
     """
-    if not 0 <= floor < 1:
-        raise ValueError(f"cascade = {floor}: expected a probability in [0, 1), 0 for the exact answer")
+    check_floor(floor)
     model._check(x, valid)
     if valid is not None:
         x = x.masked_fill(~valid[..., None], 0.0)
@@ -67,6 +66,12 @@ def cascade(model: Intraformer, x: Tensor, valid: Tensor | None, floor: float) -
         probability[rows, start:stop] = q
         streams[rows] += 1
     return CascadeAnswer(probability, streams)
+
+
+def check_floor(floor: float) -> None:
+    """Raise ValueError where the floor of a cascade is out of range."""
+    if not 0 <= floor < 1:
+        raise ValueError(f"cascade = {floor}: expected a probability in [0, 1), 0 for the exact answer")
 
 
 def stream_flops(model: Intraformer, n: int) -> list[int]:

@@ -55,6 +55,16 @@ def test_the_native_rule_is_the_scipy_one(threshold, threads):
 
 
 @needs_native
+@pytest.mark.parametrize("rule", ["components", "mutual"])
+def test_native_components_are_the_scipy_ones(rule, monkeypatch):
+    neighbors, similarity, probability = tables(5000, 6, 1)
+    found = link(neighbors, similarity, probability, rule=rule, threshold=0.8)
+    monkeypatch.setitem(native.NOT_LOADED, "cpu", ["taken away"])
+    np.testing.assert_array_equal(found, link(neighbors, similarity, probability, rule=rule, threshold=0.8))
+    assert 1 < found.max() + 1 < 5000
+
+
+@needs_native
 def test_a_star_of_many_and_nodes_without_edges():
     starts = torch.tensor([0, 70_000] + [70_000] * 70_001)
     star = torch.arange(1, 70_001, dtype=torch.int32)
@@ -82,6 +92,8 @@ def test_bad_graphs_are_refused_before_anything_is_read_through_them(words):
     starts, targets = torch.tensor([0, 2, 3, 3]), torch.tensor([1, 2, 2], dtype=torch.int32)
     with pytest.raises(ValueError, match=words):
         torch.ops.intraformer_fast.intimacy_components(*BAD[words](starts, targets), 0.5)
+    with pytest.raises(ValueError, match=words):
+        torch.ops.intraformer_fast.edge_components(*BAD[words](starts, targets), True)
 
 
 @pytest.mark.parametrize(
