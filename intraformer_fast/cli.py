@@ -88,7 +88,7 @@ def knn(
         ),
     ] = None,
     k: Annotated[int, typer.Option(help="Neighbours of a sample, itself included.")] = 80,
-    index: Annotated[str, typer.Option(help="auto, exact, ivf or hnsw.")] = "auto",
+    index: Annotated[str, typer.Option(help="auto, exact, ivf, hnsw or nndescent.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     work: WorkOption = None,
     memory: MemoryOption = None,
@@ -151,9 +151,10 @@ def train(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a model and choose its linking rule on identities held out of training."""
+    """Train a model and choose its linking rule on identities held out of training; torchrun's processes share every batch."""
     from intraformer_fast import presets
     from intraformer_fast.data import read_features, read_labels
+    from intraformer_fast.distributed import ranks
     from intraformer_fast.pipeline import fit, prepare
     from intraformer_fast.training import TrainingConfig
     from intraformer_fast.training.output import MODEL
@@ -175,7 +176,10 @@ def train(
     }
     x, y = read_features(features, dim=dim), read_labels(labels)
     data = prepare(x, y, options["num_neighbors"], validation=validation, seed=seed)
-    fitted = fit(data, options, config, output, resume=resume, progress=not quiet)
+    with ranks() as of:
+        fitted = fit(data, options, config, output, resume=resume, ranks=of, progress=not quiet)
+        if not of.is_first:
+            return
     best = fitted.tried[0]
     result = {
         "model": str(output / MODEL),
@@ -203,7 +207,7 @@ def cluster(
     device: Annotated[str, typer.Option(help="Where the model runs: cpu or cuda.")] = "cpu",
     backend: BackendOption = "auto",
     work: WorkOption = None,
-    index: Annotated[str, typer.Option(help="With --work: auto, exact, ivf or hnsw.")] = "auto",
+    index: Annotated[str, typer.Option(help="With --work: auto, exact, ivf, hnsw or nndescent.")] = "auto",
     memory: MemoryOption = None,
     cascade: Annotated[
         float, typer.Option(help="With --work: probability below which later sub-clusters are left out; 0 is exact.")

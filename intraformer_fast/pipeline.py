@@ -111,6 +111,7 @@ def fit(
     output_dir: str | os.PathLike[str],
     *,
     resume: bool = True,
+    ranks: Ranks = ALONE,
     progress: bool = True,
 ) -> Fitted:
     """Train a model and choose its linking; `output_dir/model.safetensors` then holds both.
@@ -121,6 +122,7 @@ def fit(
         config: how to train; its seed also draws the model's start.
         output_dir: folder of the model, the checkpoints and the history.
         resume: whether to go on from a checkpoint there.
+        ranks: the processes that train together, each of which makes this call; see `training.train`.
         progress: whether bars are drawn on stderr.
 
     Raises:
@@ -140,13 +142,16 @@ def fit(
         validation=ValidationSet(known.features, known.labels, known.neighbors, np.sort(monitored)),
         output_dir=output_dir,
         resume=resume,
+        ranks=ranks,
         progress=progress,
     )
-    probability = predict(model, known, config, progress)
+    probability = predict(model, known, config, progress and ranks.is_first)
     tried = choose_linking(known.neighbors, known.similarity, probability, known.labels)
-    path = Path(output_dir) / MODEL
-    settings = load_model(path)[1]
-    save_model(path, model, {**settings, "linking": tried[0].linking.to_dict()})
+    if ranks.is_first:
+        path = Path(output_dir) / MODEL
+        settings = load_model(path)[1]
+        save_model(path, model, {**settings, "linking": tried[0].linking.to_dict()})
+    ranks.wait()  # all find the file as it is to stay
     return Fitted(model, tried[0].linking, tried, result)
 
 

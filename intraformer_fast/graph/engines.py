@@ -32,6 +32,15 @@ HNSW_LINKS = 32
 HNSW_BEAM = 200
 """Candidates kept while building, and the fewest kept while searching."""
 
+DESCENT_LINKS = 64
+"""Neighbors of a node of the graph that NN-descent makes, at least."""
+
+DESCENT_BEAM = 100
+"""Candidates kept while searching that graph, at least."""
+
+DESCENT_FEWEST = 100
+"""Samples that faiss's NN-descent refuses."""
+
 ADDED_TOGETHER = 2**17
 """Rows given to an index at once, so that a memory-mapped table is not copied as a whole."""
 
@@ -46,7 +55,7 @@ class Plan:
     """How a search is served.
 
     Attributes:
-        index: "exact", "ivf" or "hnsw".
+        index: "exact", "ivf", "hnsw" or "nndescent".
         engine: "torch", "native", "faiss-cpu" or "faiss-gpu".
         reason: why, in words.
     """
@@ -64,7 +73,7 @@ def plan_search(
     Args:
         samples: rows of the table.
         fetch: neighbors to be fetched per query.
-        index: "auto", "exact", "ivf" or "hnsw".
+        index: "auto", "exact", "ivf", "hnsw" or "nndescent".
         device: "auto", "cpu" or "cuda".
         faiss_build: "gpu" where faiss sees a GPU, "cpu" where it does not, "none" where it is not installed.
         torch_cuda: whether torch sees a GPU.
@@ -74,8 +83,8 @@ def plan_search(
         ValueError: unknown index or device; no GPU; an index that does not exist on a GPU.
         MissingDependencyError: an approximate index without faiss, of which the native library has IVF.
     """
-    if index not in ("auto", "exact", "ivf", "hnsw"):
-        raise ValueError(f"index must be 'auto', 'exact', 'ivf' or 'hnsw', got {index!r}")
+    if index not in ("auto", "exact", "ivf", "hnsw", "nndescent"):
+        raise ValueError(f"index must be 'auto', 'exact', 'ivf', 'hnsw' or 'nndescent', got {index!r}")
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
     any_gpu = torch_cuda or faiss_build == "gpu"
@@ -86,12 +95,12 @@ def plan_search(
     on_gpu = any_gpu and device != "cpu"
     faiss_on_gpu = on_gpu and faiss_build == "gpu" and fetch <= FAISS_GPU_MOST
 
-    if index in ("ivf", "hnsw"):
+    if index in ("ivf", "hnsw", "nndescent"):
         by_native = index == "ivf" and native and device != "cuda" and not faiss_on_gpu
         if faiss_build == "none" and not by_native:
             raise MissingDependencyError("faiss", "faiss-cpu", f"knn_graph(index={index!r})")
-        if device == "cuda" and index == "hnsw":
-            raise ValueError("index='hnsw' runs on the CPU only: use device='cpu', or index='ivf' or 'exact'")
+        if device == "cuda" and index != "ivf":
+            raise ValueError(f"index={index!r} runs on the CPU only: use device='cpu', or index='ivf' or 'exact'")
         if device == "cuda" and not faiss_on_gpu:
             raise ValueError(
                 f"index='ivf' on the GPU needs faiss-gpu and fetches at most {FAISS_GPU_MOST} neighbors, not {fetch}: "
@@ -161,14 +170,22 @@ def faiss_index(faiss: Any, plan: Plan, rows: NDArray[np.float32], fetch: int, *
         built.cp.niter = 10
         built.cp.max_points_per_centroid = 64
         built.cp.min_points_per_centroid = 1  # otherwise faiss prints advice about small sets
+    elif plan.index == "nndescent":
+        if total <= DESCENT_FEWEST:
+            raise ValueError(
+                f"index='nndescent' takes more than {DESCENT_FEWEST} samples, not {total}: use index='exact'"
+            )
+        built = faiss.IndexNNDescentFlat(width, min(max(DESCENT_LINKS, fetch), total - 1), metric)
+        built.nndescent.search_L = max(DESCENT_BEAM, 2 * fetch)
     else:
         built = faiss.IndexHNSWFlat(width, HNSW_LINKS, metric)
         built.hnsw.efConstruction = HNSW_BEAM
         built.hnsw.efSearch = max(HNSW_BEAM, 2 * fetch)
-    with _one_thread(faiss) if plan.index == "hnsw" else contextlib.nullcontext():
+    with _one_thread(faiss) if plan.index in ("hnsw", "nndescent") else contextlib.nullcontext():
         built.train(rows)
-        for start in range(0, total, ADDED_TOGETHER):
-            built.add(rows[start : start + ADDED_TOGETHER])
+        together = total if plan.index == "nndescent" else ADDED_TOGETHER  # which takes all at once only
+        for start in range(0, total, together):
+            built.add(rows[start : start + together])
     return built
 
 
@@ -200,7 +217,7 @@ def lists_searcher(lists: InvertedLists, table: UnitTable, probes: int) -> Searc
 
 @contextlib.contextmanager
 def _one_thread(faiss: Any) -> Iterator[None]:
-    """For building HNSW: several threads build another graph each time (faiss 1.10 to 1.13 do, 1.15 does not)."""
+    """For building graphs: several threads build another HNSW each time (faiss 1.10 to 1.13 do, 1.15 does not)."""
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from intraformer_fast import nn
 from intraformer_fast.clusters import Array, LabeledClusters
+from intraformer_fast.distributed import ALONE, Ranks
 from intraformer_fast.errors import DataError
 from intraformer_fast.precision import autocast, float32_products_by_onednn, full_precision, resolve_precision
 from intraformer_fast.training.config import TrainingConfig
@@ -73,9 +74,14 @@ def train(
     validation: ValidationSet | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     resume: bool = True,
+    ranks: Ranks = ALONE,
     progress: bool = True,
 ) -> TrainingResult:
     """Train a model in place; afterwards it holds its best weights and is in evaluation mode.
+
+    Several processes share every batch and the validation clusters, and average their gradients (DistributedDataParallel). The loss
+    is that of the whole batch on each of them: history and weights are those of one process up to rounding, and the same on all.
+    Dropout is drawn anew for each process and step.
 
     With `output_dir` the training can be stopped at any moment, even killed, and the same call goes on from the last
     checkpoint: weights and history come out bit for bit as without the stop (on the same device and number of threads).
@@ -99,7 +105,9 @@ def train(
         output_dir: folder of the files, made if need be. None writes nothing.
         resume: whether to go on from a checkpoint in `output_dir`. False removes it and starts again; the other files
             stay until they are replaced after the first epoch.
-        progress: whether a bar with the time left is drawn on stderr.
+        ranks: the processes that train together; every one makes this call with the same arguments, but for the device of its
+            model, and gets the same. The first alone writes. A training goes on with another number of them, up to rounding.
+        progress: whether the first draws a bar with the time left on stderr.
 
     Raises:
         ValueError, TypeError: a shape or a dtype is wrong, or the checkpoint belongs to another model, config or data.
@@ -112,7 +120,12 @@ def train(
     Warns:
         CollapseWarning: from a third of the training on, after the first epoch that looks like a collapse.
     """
-    output = None if output_dir is None else OutputFolder(Path(output_dir), resume=resume)
+    output = None
+    if output_dir is not None and ranks.is_first:
+        output = OutputFolder(Path(output_dir), resume=resume)
+    ranks.wait()
+    if output_dir is not None and not ranks.is_first:
+        output = OutputFolder(Path(output_dir), resume=resume, reads_only=True)
     clusters = LabeledClusters(model, features, labels, neighbors, name="the training set")
     if bool((clusters.labels == clusters.labels[0]).all()):
         raise DataError("labels holds one identity only: a training needs at least two to tell apart")
@@ -126,13 +139,14 @@ def train(
             validation.rows,
             name="the validation set",
         )
-    run = _Run(model, clusters, held_out, config, output)
+    run = _Run(model, clusters, held_out, config, output, ranks)
     device = clusters.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), float32_products_by_onednn(device):
         _seed(config.seed, device)
         if output is not None:
             run.restore(output)
-        run.finish(progress)
+        ranks.wait()  # nobody writes before everybody has read
+        run.finish(progress and ranks.is_first)
     return TrainingResult(run.history, run.best_epoch, None if output is None else output.path)
 
 
@@ -150,13 +164,20 @@ class _Run:
         held_out: LabeledClusters | None,
         config: TrainingConfig,
         output: OutputFolder | None,
+        ranks: Ranks,
     ) -> None:
         self.model = model
         self.clusters = clusters
         self.config = config
-        self.output = output
+        self.output = output if ranks.is_first else None
+        self.ranks = ranks
         self.size = len(clusters.rows)
         self.steps_per_epoch = -(-self.size // config.batch_size)
+        if self.size // self.steps_per_epoch < ranks.size:
+            raise ValueError(
+                f"batch_size = {config.batch_size}: batches of {self.size // self.steps_per_epoch} clusters leave some of "
+                f"{ranks.size} processes without one; train with fewer processes or larger batches"
+            )
         self.total_steps = config.epochs * self.steps_per_epoch
         self.precision = resolve_precision(config.precision, clusters.device)
         self.objective = config.objective()
@@ -197,6 +218,7 @@ class _Run:
     def finish(self, progress: bool) -> None:
         """Go on to the end; the model then holds the best weights."""
         self.model.train()
+        self.replica = self.ranks.replicated(self.model)
         bar = tqdm(total=self.total_steps, initial=self.step, unit="step", disable=not progress)
         try:
             with bar, self.guard.installed():
@@ -229,15 +251,20 @@ class _Run:
         self._finish_epoch()
 
     def _step(self, rows: Tensor) -> None:
-        ids, x, valid = self.clusters.gather(rows)
+        if self.ranks.size > 1:
+            _seed([self.config.seed, self.step, self.ranks.rank], self.clusters.device)
+        _, x, valid = self.clusters.gather(self.ranks.share(rows))
+        ids = self.clusters.neighbors[rows].long()
         target = self.clusters.targets(ids).to(x.device)
+        all_valid = None if valid is None else (ids >= 0).to(x.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.step, self.total_steps)
         with autocast(self.precision, x.device):
-            logits = full_precision(self.model(x, valid))
-        terms = self.objective.terms(logits, target, valid, progress=self.step / self.total_steps)
+            logits = self.ranks.whole(full_precision(self.replica(x, valid)), len(rows))
+        terms = self.objective.terms(logits, target, all_valid, progress=self.step / self.total_steps)
         self.optimizer.zero_grad()
-        terms.total.backward()
+        # The gradient of the batch is the sum of what its parts add to it, and replicas hold the mean.
+        (self.ranks.size * terms.total).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.gradient_clip or math.inf)
         self.optimizer.step()
         self.sums += torch.stack(terms).detach()
@@ -266,7 +293,7 @@ class _Run:
         return float(seen[-1, 0])
 
     def _finish_epoch(self) -> None:
-        scores = self.monitor.scores(self.model)
+        scores = self.monitor.scores(self.model, self.ranks)
         reason = collapse_reason(
             scores,
             num_neighbors=self.clusters.neighbors.shape[1],
@@ -351,7 +378,9 @@ class _Run:
         self.step, self.history, self.best_epoch = state["step"], state["history"], state["best_epoch"]
 
 
-def _seed(seed: int, device: torch.device) -> None:
+def _seed(seed: int | list[int], device: torch.device) -> None:
+    if isinstance(seed, list):
+        seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from intraformer_fast import nn
 from intraformer_fast.clusters import LabeledClusters
+from intraformer_fast.distributed import ALONE, Ranks
 from intraformer_fast.errors import DataError
 from intraformer_fast.precision import evaluating
 
@@ -117,10 +118,13 @@ class EdgeMonitor:
             )
         self.cosine_auc = self._curve(torch.cat(cosines)).auc
 
-    def scores(self, model: nn.Intraformer) -> EdgeScores:
-        """The scores of the model as it is now."""
+    def scores(self, model: nn.Intraformer, ranks: Ranks = ALONE) -> EdgeScores:
+        """The scores of the model as it is now, the same on all processes, each of which answers its share of the clusters."""
+        rows = torch.cat(self.batches)
         with evaluating(model):
-            logits = torch.cat([self.clusters.logits(model, rows, self.precision)[0].cpu() for rows in self.batches])
+            mine = ranks.share(rows).split(len(self.batches[0]))
+            logits = torch.cat([self.clusters.logits(model, batch, self.precision)[0].cpu() for batch in mine])
+        logits = ranks.whole(logits, len(rows))
         curve = self._curve(logits)
         positives = ((logits.numpy() > 0) & self.edge).sum(1)
         return EdgeScores(

@@ -27,14 +27,17 @@ class OutputFolder:
     Args:
         path: of the folder.
         resume: whether a checkpoint in it counts. False removes it.
+        reads_only: whether another process prepares it and writes to it.
 
     Raises:
         OSError: the folder cannot be made or written.
     """
 
-    def __init__(self, path: Path, *, resume: bool) -> None:
+    def __init__(self, path: Path, *, resume: bool, reads_only: bool = False) -> None:
         self.path = path
         self.checkpoint = path / CHECKPOINT
+        if reads_only:
+            return
         try:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):

@@ -129,7 +129,7 @@ def test_exact_equals_brute_force_on_small_integers(rows, k):
     np.testing.assert_array_equal(similarity, expected_similarity)
 
 
-@pytest.mark.parametrize("index", ["exact", "ivf", "hnsw"])
+@pytest.mark.parametrize("index", ["exact", "ivf", "hnsw", "nndescent"])
 @pytest.mark.parametrize("k", [1, 5, 30])
 def test_sample_itself_is_first_when_duplicates_tie(index, k):
     pytest.importorskip("faiss")
@@ -246,7 +246,7 @@ def test_rows_that_float32_cannot_settle_are_searched_again(monkeypatch):
     assert set(range(400, 460)) <= set(searched)
 
 
-@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+@pytest.mark.parametrize("index", ["ivf", "hnsw", "nndescent"])
 def test_approximate_indexes_find_nearly_all(index, monkeypatch):
     pytest.importorskip("faiss")
     monkeypatch.setattr(knn, "RECALL", 0.98)
@@ -279,6 +279,12 @@ def test_approximate_indexes_serve_tiny_sets(index):
     neighbors, similarity = knn_graph(np.eye(3), 4, index=index, device="cpu")
     np.testing.assert_array_equal(neighbors, [[0, 1, 2, -1], [1, 0, 2, -1], [2, 0, 1, -1]])
     np.testing.assert_array_equal(similarity, [[1, 0, 0, 0]] * 3)
+
+
+def test_sets_that_are_too_small_for_a_descent_are_refused():
+    pytest.importorskip("faiss")
+    with pytest.raises(ValueError, match="takes more than 100 samples, not 3: use index='exact'"):
+        knn_graph(np.eye(3), 2, index="nndescent", device="cpu")
 
 
 def test_numpy_in_numpy_out_torch_in_torch_out():
@@ -368,7 +374,10 @@ def test_bad_arguments_are_told(arguments, error, said):
 
 
 def test_unknown_index_and_device_are_told_before_the_features_are_read():
-    for option, said in (({"index": "lsh"}, "'ivf' or 'hnsw', got 'lsh'"), ({"device": "tpu"}, "'cuda', got 'tpu'")):
+    for option, said in (
+        ({"index": "lsh"}, "'hnsw' or 'nndescent', got 'lsh'"),
+        ({"device": "tpu"}, "'cuda', got 'tpu'"),
+    ):
         with pytest.raises(ValueError, match=said):
             knn_graph(None, 3, **option)
 
@@ -388,7 +397,7 @@ def no_native(monkeypatch):
     monkeypatch.setitem(native.NOT_LOADED, "cpu", ["taken away"])
 
 
-@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+@pytest.mark.parametrize("index", ["ivf", "hnsw", "nndescent"])
 def test_approximate_index_without_faiss_and_library_names_the_extra(no_faiss, no_native, index):
     with pytest.raises(MissingDependencyError, match=rf"knn_graph\(index='{index}'\).*faiss.*\[faiss-cpu\]"):
         knn_graph(np.eye(3), 2, index=index)
@@ -455,6 +464,7 @@ def test_choice_of_index_and_engine(samples, fetch, index, device, faiss_build, 
     [
         (80, "exact", "cuda", "cpu", False, "there is none: use device='cpu'"),
         (80, "hnsw", "cuda", "gpu", True, "'hnsw' runs on the CPU only"),
+        (80, "nndescent", "cuda", "gpu", True, "'nndescent' runs on the CPU only"),
         (80, "ivf", "cuda", "cpu", True, "needs faiss-gpu"),
         (2049, "ivf", "cuda", "gpu", True, "at most 2048 neighbors, not 2049"),
     ],

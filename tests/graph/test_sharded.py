@@ -45,7 +45,7 @@ def test_fewer_samples_than_neighbors(tmp_path):
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+@pytest.mark.parametrize("index", ["ivf", "hnsw", "nndescent"])
 def test_recall_is_what_was_found_and_ivf_searches_until_it_is_enough(features, tmp_path, index):
     expected = knn_graph(features, K)[0]
     graph = make(features, tmp_path / "half", index=index, recall=0.3)
