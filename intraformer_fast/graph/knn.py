@@ -64,10 +64,10 @@ def knn_graph(
     The exact search is complete, ties at the k-th place included, and its result is the same bits from every engine,
     device and number of threads: faiss or torch propose candidates in float32, their similarities are computed anew
     without rounding (see `cosine.py`), and where float32 cannot prove that no better candidate was left out the row is
-    searched again in float64. IVF, HNSW and NN-descent can miss neighbors; what they find is scored and ordered the same way, and a
-    row for which they find fewer than k is searched exactly. IVF searches as few lists as find the share `RECALL` of the true
-    neighbors of a sample of 1,024 rows, and logs what it found. The result of the graphs, and of IVF by faiss, can depend on the machine
-    and the version of faiss; that of IVF by the native library is the same for any number of threads.
+    searched again in float64. IVF, HNSW and NN-descent can miss neighbors; what they find is scored and ordered the same way, and
+    a row for which they find fewer than k is searched exactly. IVF searches as few lists as find the share `RECALL` of the true
+    neighbors of a sample of 1,024 rows, and logs what it found. The result of the graphs, and of IVF by faiss, can depend on the
+    machine and the version of faiss; that of IVF by the native library is the same for any number of threads.
 
     Memory: two float32 copies of the features (an index holds one), the result, and blocks of some hundred MiB.
 
@@ -76,9 +76,9 @@ def knn_graph(
             all zeros.
         k: neighbors per row, the row itself counted. Where k > N each row ends in k - N times -1 with similarity 0.
         index: "exact"; "ivf" (inverted lists, by the native library, by faiss on GPUs or without it); "hnsw" (a navigable graph by
-            faiss, built by one thread so that it can be repeated); "nndescent" (the same by NN-descent); or "auto", the default: exact up to `engines.EXACT_LIMIT`
-            samples (50,000 on the CPU, 1,000,000 on a GPU), IVF above. IVF rather than HNSW because it builds faster, repeats,
-            and runs on GPUs. Without the native library and faiss "auto" is always exact.
+            faiss, built by one thread so that it can be repeated); "nndescent" (another such graph, by NN-descent); or "auto", the
+            default: exact up to `engines.EXACT_LIMIT` samples (50,000 on the CPU, 1,000,000 on a GPU), IVF above. IVF rather than a
+            graph because it builds faster, repeats, and runs on GPUs. Without the native library and faiss "auto" is always exact.
         device: "cpu", "cuda", or "auto", the default: a GPU where faiss or torch see one. Where the result lies follows
             `features`.
 
