@@ -60,7 +60,7 @@ class Ranks:
         """The model, whose gradients are from now on the means over all processes; its weights become those of the first."""
         if self.size == 1:
             return model
-        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(model)
 
 
 ALONE = Ranks()

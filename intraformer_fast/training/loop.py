@@ -199,7 +199,7 @@ class _Run:
             scored, rows = clusters, clusters.rows[:: -(-self.size // WATCHED_CLUSTERS)]
         else:
             scored, rows = held_out, held_out.rows
-        self.monitor = EdgeMonitor(scored, rows, batch_size=config.batch_size, precision=self.precision)
+        self.monitor = EdgeMonitor(scored, rows, batch_size=config.batch_size, precision=self.precision, ranks=ranks)
         if self.validated and self.monitor.cosine_auc is None:
             raise DataError(
                 "the validation clusters hold no true neighbour or no false one, so that no epoch is better than another: "
@@ -293,7 +293,7 @@ class _Run:
         return float(seen[-1, 0])
 
     def _finish_epoch(self) -> None:
-        scores = self.monitor.scores(self.model, self.ranks)
+        scores = self.monitor.scores(self.model)
         reason = collapse_reason(
             scores,
             num_neighbors=self.clusters.neighbors.shape[1],

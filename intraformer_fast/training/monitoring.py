@@ -93,13 +93,17 @@ class EdgeMonitor:
         rows: int64 [R], the clusters scored.
         batch_size: clusters at once.
         precision: "fp32" or "bf16".
+        ranks: the processes that share the clusters; each makes the same calls.
 
     Raises:
         DataError: none of the clusters has a neighbour beside its centroid.
     """
 
-    def __init__(self, clusters: LabeledClusters, rows: Tensor, *, batch_size: int, precision: str) -> None:
+    def __init__(
+        self, clusters: LabeledClusters, rows: Tensor, *, batch_size: int, precision: str, ranks: Ranks = ALONE
+    ) -> None:
         self.clusters = clusters
+        self.ranks = ranks
         self.batches = rows.split(batch_size)
         self.precision = precision
         edges, targets, cosines = [], [], []
@@ -118,13 +122,13 @@ class EdgeMonitor:
             )
         self.cosine_auc = self._curve(torch.cat(cosines)).auc
 
-    def scores(self, model: nn.Intraformer, ranks: Ranks = ALONE) -> EdgeScores:
+    def scores(self, model: nn.Intraformer) -> EdgeScores:
         """The scores of the model as it is now, the same on all processes, each of which answers its share of the clusters."""
         rows = torch.cat(self.batches)
         with evaluating(model):
-            mine = ranks.share(rows).split(len(self.batches[0]))
+            mine = self.ranks.share(rows).split(len(self.batches[0]))
             logits = torch.cat([self.clusters.logits(model, batch, self.precision)[0].cpu() for batch in mine])
-        logits = ranks.whole(logits, len(rows))
+        logits = self.ranks.whole(logits, len(rows))
         curve = self._curve(logits)
         positives = ((logits.numpy() > 0) & self.edge).sum(1)
         return EdgeScores(
