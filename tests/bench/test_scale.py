@@ -9,7 +9,7 @@ import torch
 
 from intraformer_fast import nn
 from intraformer_fast.bench import results
-from intraformer_fast.bench.scale import child
+from intraformer_fast.bench.scale import child, linking
 from intraformer_fast.bench.scale.command import MODEL, STAGES, ScaleReport, run_scale
 from intraformer_fast.checkpoint import save_model
 from intraformer_fast.selection import Linking
@@ -61,6 +61,14 @@ def test_files(row, tmp_path):
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "scale.csv").read_text())))
     assert [int(found["samples"]) for found in rows] == [1000, 2000, 4000]
     assert (tmp_path / "out" / "scale.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_made_up_edges_are_linked_into_their_groups():
+    made = linking.main(2000, 20, "intimacy")
+    # The last group begins earlier than its place, so as to be whole: its first samples are another's.
+    assert made["groups"] - 1 <= made["clusters"] <= made["groups"]
+    assert 0.99 * 2000 * 20 < made["edges"] <= 2000 * 20
+    assert 0 < made["reading"] < made["seconds"]
 
 
 def test_too_few_samples_are_refused():

@@ -484,3 +484,14 @@ def test_gpu_gives_the_bits_of_the_cpu(name):
     on_gpu = knn_graph(torch.from_numpy(DATA[name]).cuda(), 13)
     assert on_gpu[0].is_cuda
     assert on_gpu[1].is_cuda
+
+
+@pytest.mark.gpu
+def test_lists_searched_on_the_cpu_and_scored_on_the_gpu_find_what_the_cpu_finds():
+    if "faiss-gpu" in knn.plan_with(engines.import_faiss(), 4000, 30, "ivf", "auto").engine:
+        pytest.skip("faiss sees the GPU and searches the lists there")
+    features = clustered(4000, width=64)
+    for got, want in zip(
+        knn_graph(features, 15, index="ivf"), knn_graph(features, 15, index="ivf", device="cpu"), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
