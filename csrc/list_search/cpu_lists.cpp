@@ -7,7 +7,8 @@
 namespace intraformer::list_search {
 namespace {
 
-constexpr float NEVER = __builtin_inff();
+// No score is at least that, not even infinity.
+constexpr float NEVER = __builtin_nanf("");
 
 int64_t scratch_bytes(int64_t width) { return width * PANEL * static_cast<int64_t>(sizeof(uint32_t)); }
 
@@ -19,7 +20,6 @@ void scan(const List& list, const Queries& queries, const float* floor, Push pus
     const int64_t columns = least(PANEL, queries.count - begin);
     alignas(64) float floors[PANEL];
     for (int64_t n = 0; n < PANEL; ++n) {
-      // What the columns past the last query hold is never looked at.
       floors[n] = n < columns ? floor[asking[n]] : NEVER;
       if (n >= columns) continue;
       const float* const row = queries.rows + asking[n] * list.width;

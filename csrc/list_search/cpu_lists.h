@@ -9,7 +9,7 @@ namespace intraformer::list_search {
 
 struct Found;
 
-// Keeps a candidate; not a call of the loops' own, since what they instantiate of the standard library the linker would mix up.
+// Keeps a candidate. It comes from outside: the loops must not instantiate the standard library (csrc/README.md).
 using Push = void (*)(const Found&, int64_t query, float score, int64_t place);
 
 struct List {

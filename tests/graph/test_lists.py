@@ -77,6 +77,18 @@ def test_lists_that_hold_too_few_and_queries_that_are_none():
     assert (search(rows[:0], starts * 0, queries, probes, 4)[0] == -1).all()
 
 
+def test_scores_that_overflow_belong_to_the_queries_that_have_them():
+    rows, starts, queries, probes = drawn(50, 3, 21, 8, 3)
+    many, _ = search(rows, starts, queries, probes, 9)
+    huge = torch.cat([torch.full((64, 8), 3e38), queries])
+    every = probes[:1].expand(85, 3).contiguous()
+    places, scores = search(rows.abs() + 1, starts, huge, every, 50)
+    assert (scores[:64] == torch.inf).all()
+    assert (places[:64].sort(dim=1).values == torch.arange(50)).all()
+    assert scores[64:].isfinite().all()
+    np.testing.assert_array_equal(search(rows, starts, queries, probes, 9)[0], many)
+
+
 BAD = {
     "rows is not": lambda r, s, q, p: (r.double(), s, q, p),
     "starts is not": lambda r, s, q, p: (r, s.int(), q, p),
