@@ -114,7 +114,7 @@ def predict_edges(
 def read_edges(shards: Shards, floor: float) -> SparseEdges:
     """All edges of `predict_edges`, which was called with this floor, in files beside the shards that vanish with the process.
 
-    They are mapped: memory is 8 bytes a sample, and disk 8 bytes an edge.
+    They are mapped: memory is 12 bytes a sample, and disk 8 bytes an edge. From 2^31 edges on memory is 8 bytes an edge too.
 
     Raises:
         DataError: a shard is missing, was cut short, or does not hold what it should.
@@ -135,6 +135,9 @@ def read_edges(shards: Shards, floor: float) -> SparseEdges:
             edges = slice(behind[part[0]], behind[part[-1]] + degree[part[-1]])
             places = np.repeat(starts[samples[part]] - behind[part], degree[part]) + np.arange(edges.start, edges.stop)
             all_targets[places], all_probability[places] = targets[edges], probability[edges]
+    if starts[-1] <= np.iinfo(np.int32).max:
+        # scipy would copy the targets to the type of the starts.
+        starts = starts.astype(np.int32)
     shape = (shards.rows, shards.rows)
     return SparseEdges(scipy.sparse.csr_array((all_probability, all_targets, starts), shape=shape), floor)
 

@@ -1,5 +1,6 @@
 """predict_edges and the whole path on disk: the labels of the path in memory, resumed, in bounded memory."""
 
+import mmap
 import os
 import subprocess
 import sys
@@ -39,6 +40,14 @@ def test_edges_are_those_of_the_whole_table(model, graph, tmp_path):
         np.testing.assert_array_equal(found.coords[0], rows[order])
         np.testing.assert_array_equal(found.coords[1], neighbors[rows, columns][order])
         np.testing.assert_allclose(found.data, probability[rows, columns][order], atol=2e-6)
+
+
+def test_edges_are_mapped_and_never_copied_to_memory(model, graph, tmp_path):
+    found = read_edges(edges_of(model, graph, tmp_path, floor=0.0), 0.0).edges_above(0.0)
+    for array in (found.data, found.indices):
+        while isinstance(array.base, np.ndarray):
+            array = array.base
+        assert isinstance(array.base.obj, mmap.mmap)
 
 
 def test_similar_samples_stand_together(data):
