@@ -91,7 +91,8 @@ def _read_parquet(file: IO[bytes], path: AnyPath, column: str) -> Features:
             raise DataError(f"{path} has the columns {', '.join(names)}; expected one named {column}")
         blocks = [_rows(batch.column(0), path) for batch in table.iter_batches(columns=[column])]
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a whole Parquet file ({error}); write it again") from error
+        words = " ".join(str(error).split())  # pyarrow's are of several lines
+        raise DataError(f"{path} is not a whole Parquet file ({words}); write it again") from error
     widths = {block.shape[1] for block in blocks}
     if not blocks or len(widths) > 1 or 0 in widths:
         found = f"rows {' and '.join(map(str, sorted(widths)))} wide" if blocks else "no rows"
