@@ -104,7 +104,7 @@ def run_benchmarks(
     effort = QUICK if quick else FULL
     if rounds is not None:
         effort = effort._replace(rounds=rounds)
-    with _threads(threads):
+    with with_threads(threads):
         stamp = results.stamp(device, seed)  # before the long part: it needs what may not be installed
         rows = run(chosen, device, effort, seed, say)
     return Report(stamp, rows, {b.name: b.description for b in chosen})
@@ -173,7 +173,8 @@ def _devices(names: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def with_threads(count: int | None) -> Iterator[None]:
+    """So many threads of torch inside the block; its own choice where None."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

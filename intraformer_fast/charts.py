@@ -225,6 +225,78 @@ def growth(rows: Sequence[Mapping[str, Any]], stages: Sequence[str], extrapolate
     return _png(figure)
 
 
+class Spread(NamedTuple):
+    """One method of `std_and_mean` and `std_radar`: for each metric its mean and STD over groups, in [0, 1]."""
+
+    name: str
+    means: Sequence[float]
+    stds: Sequence[float]
+    ours: bool
+
+
+def std_and_mean(heading: str, methods: Sequence[Spread], metric: int = 0) -> bytes:
+    """For each method a bar of the STD over groups, on the lower axis, and a diamond at the mean, on the upper one.
+
+    Args:
+        heading: the metric.
+        methods: in the order of the picture, from the top.
+        metric: position in `means` and `stds`.
+    """
+    figure = _figure(1.1 + 0.24 * len(methods))
+    axes = figure.subplots()
+    upper = axes.twiny()
+    places = np.arange(len(methods))
+    colors = [SAME if method.ours else GROUP_COLORS[6] for method in methods]
+    axes.barh(places, [100 * method.stds[metric] for method in methods], height=0.62, color=colors)
+    means = [100 * method.means[metric] for method in methods]
+    upper.plot(means, places, "D", color=INK, markersize=4)
+    axes.set_ylim(len(methods) - 0.4, -0.6)
+    axes.set_yticks(places, [_shortened(method.name, 34) for method in methods], parse_math=False)
+    for label, method in zip(axes.get_yticklabels(), methods, strict=True):
+        label.set_fontweight("bold" if method.ours else "normal")
+    axes.set_xlabel(f"bars: STD of {heading}, percent")
+    upper.set_xlabel(f"diamonds: mean {heading}, percent")
+    # A bar reaches half the width at most, where the diamonds of all but the worst methods begin.
+    axes.set_xlim(0, 2 * max(100 * method.stds[metric] for method in methods) or 1)
+    upper.set_xlim(0, 100)
+    axes.grid(axis="x")
+    return _png(figure)
+
+
+def std_radar(corners: Sequence[str], methods: Sequence[Spread]) -> bytes:
+    """For each method a polygon with its STD of each metric from the center outwards: the smaller, the more even.
+
+    A corner's scale ends at the largest STD of its metric, which is written there.
+
+    Args:
+        corners: the metrics, three or more.
+        methods: up to 21 keep colors and strokes of their own.
+    """
+    figure = _figure(4.6)
+    axes = figure.subplots()
+    most = np.array([method.stds for method in methods]).max(axis=0)
+    most = np.where(most > 0, most, 1)
+    angles = np.pi / 2 - 2 * np.pi * np.arange(len(corners) + 1) / len(corners)
+    x, y = np.cos(angles), np.sin(angles)
+    for ring in (0.25, 0.5, 0.75, 1):
+        axes.plot(ring * x, ring * y, color=GRID, linewidth=0.8, zorder=1)
+    for corner, end, right, up in zip(corners, most, x, y, strict=False):
+        side = "center" if abs(right) < 0.1 else "right" if right > 0 else "left"
+        said = f"STD of {corner}, to {100 * end:.1f}"
+        _text(axes, 1.08 * right + 0.1 * np.sign(right), 1.08 * up + 0.05 * np.sign(up), said, fontsize=9, ha=side)
+    for i, method in enumerate(methods):
+        reach = np.append(np.array(method.stds) / most, method.stds[0] / most[0])
+        color, stroke = GROUP_COLORS[i % 7], ("-", "--", ":")[i // 7 % 3]
+        width = 2.2 if method.ours else 1.3
+        axes.fill(reach * x, reach * y, color=color, alpha=0.12 if method.ours else 0.0)
+        label = _shortened(method.name, 30)
+        axes.plot(reach * x, reach * y, stroke, color=color, linewidth=width, label=label, zorder=3)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    _plain(figure.legend(loc="outside lower center", ncols=2, frameon=False).get_texts())
+    return _png(figure)
+
+
 def sprite(pictures: npt.NDArray[np.uint8]) -> tuple[bytes, list[tuple[int, int]]]:
     """All pictures of a contact sheet in one, dark on white.
 

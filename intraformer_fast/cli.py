@@ -308,11 +308,18 @@ def bench(
     samples: Annotated[
         int | None, typer.Option(help="Of `bench scale`: the largest set, of 10,000 to 2,000,000 by default.")
     ] = None,
+    data: Annotated[str, typer.Option(help="Of `bench systems`: glyphs, a folder, or learn-to-cluster.")] = "glyphs",
+    root: Annotated[Path | None, typer.Option(help="Of `bench systems --data learn-to-cluster`: its files.")] = None,
+    seeds: Annotated[int, typer.Option(help="Of `bench systems`: how many runs of each.", min=1)] = 3,
+    size: Annotated[str, typer.Option(help="Of the systems: small, published or quick.")] = "small",
+    classes: Annotated[int | None, typer.Option(help="Of `bench systems`: take so many identities.", min=2)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check ops against float64, then time them beside eager and compiled PyTorch. Exit code 1 if one computes wrongly, or is slower.
 
     `bench scale` clusters synthetic sets of growing size instead: time, memory, and the exponent of the growth.
+
+    `bench systems [NAME...]` trains and compares clustering systems; what is in the folder of --output is not run again.
     """
     from intraformer_fast.bench.command import listing, run_benchmarks, run_compared
     from intraformer_fast.bench.facts.command import run_facts
@@ -327,13 +334,32 @@ def bench(
         typer.echo(line, err=True)
 
     report: Any
-    if samples is not None and benchmarks != ["scale"]:
+    if benchmarks and benchmarks[0] == "systems":
+        from intraformer_fast.bench.systems.command import run_systems
+
+        if facts or device != "cpu" or any(given is not None for given in (rounds, seed, samples, compare)):
+            raise ValueError(
+                "bench systems runs on the CPU with the seeds 0, 1, ...: expected it without --facts, --device, --rounds, --seed, "
+                "--samples and --compare"
+            )
+        report = run_systems(
+            benchmarks[1:],
+            data=data,
+            root=root,
+            classes=classes,
+            size="quick" if quick else size,
+            seeds=seeds,
+            threads=threads,
+            output=output,
+            say=say,
+        )
+    elif samples is not None and benchmarks != ["scale"]:
         raise ValueError("--samples belongs to `bench scale`: expected it with that name alone")
-    if compare is not None and (facts or benchmarks == ["scale"]):
+    elif compare is not None and (facts or benchmarks == ["scale"]):
         raise ValueError(
             "--compare is for what is timed in turns with eager PyTorch: expected it without --facts and scale"
         )
-    if benchmarks == ["scale"]:
+    elif benchmarks == ["scale"]:
         if facts or device != "cpu" or rounds is not None or seed is not None:
             raise ValueError(
                 "bench scale runs once on the CPU: expected it without --facts, --device, --rounds and --seed"

@@ -1,0 +1,1 @@
+"""The paper's comparison of clustering systems on one data set: `intraformer-fast bench systems`."""
