@@ -254,8 +254,8 @@ def std_and_mean(heading: str, methods: Sequence[Spread], metric: int = 0) -> by
     axes.set_yticks(places, [_shortened(method.name, 34) for method in methods], parse_math=False)
     for label, method in zip(axes.get_yticklabels(), methods, strict=True):
         label.set_fontweight("bold" if method.ours else "normal")
-    axes.set_xlabel(f"bars: STD of {heading}, percent")
-    upper.set_xlabel(f"diamonds: mean {heading}, percent")
+    axes.set_xlabel(f"bars: STD of {heading}, percent", parse_math=False)
+    upper.set_xlabel(f"diamonds: mean {heading}, percent", parse_math=False)
     # A bar reaches half the width at most, where the diamonds of all but the worst methods begin.
     axes.set_xlim(0, 2 * max(100 * method.stds[metric] for method in methods) or 1)
     upper.set_xlim(0, 100)

@@ -308,10 +308,12 @@ def bench(
     samples: Annotated[
         int | None, typer.Option(help="Of `bench scale`: the largest set, of 10,000 to 2,000,000 by default.")
     ] = None,
-    data: Annotated[str, typer.Option(help="Of `bench systems`: glyphs, a folder, or learn-to-cluster.")] = "glyphs",
+    data: Annotated[
+        str | None, typer.Option(help="Of `bench systems`: glyphs (default), a folder, or learn-to-cluster.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Of `bench systems --data learn-to-cluster`: its files.")] = None,
-    seeds: Annotated[int, typer.Option(help="Of `bench systems`: how many runs of each.", min=1)] = 3,
-    size: Annotated[str, typer.Option(help="Of the systems: small, published or quick.")] = "small",
+    seeds: Annotated[int | None, typer.Option(help="Of `bench systems`: how many runs of each; 3.", min=1)] = None,
+    size: Annotated[str | None, typer.Option(help="Of the systems: small (default), published or quick.")] = None,
     classes: Annotated[int | None, typer.Option(help="Of `bench systems`: take so many identities.", min=2)] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -344,14 +346,18 @@ def bench(
             )
         report = run_systems(
             benchmarks[1:],
-            data=data,
+            data=data or "glyphs",
             root=root,
             classes=classes,
-            size="quick" if quick else size,
-            seeds=seeds,
+            size="quick" if quick else size or "small",
+            seeds=seeds or 3,
             threads=threads,
             output=output,
             say=say,
+        )
+    elif any(given is not None for given in (data, root, seeds, size, classes)):
+        raise ValueError(
+            "--data, --root, --seeds, --size and --classes belong to `bench systems`: expected them with that name"
         )
     elif samples is not None and benchmarks != ["scale"]:
         raise ValueError("--samples belongs to `bench scale`: expected it with that name alone")

@@ -49,10 +49,30 @@ def test_more_groups_than_colors_are_still_drawn():
     assert len(image) > len(few)
 
 
+def spreads(*stds):
+    return [charts.Spread(f"m{i}", [0.9] * 3, [std] * 3, False) for i, std in enumerate(stds)]
+
+
+def test_bars_of_std_are_as_long_as_it():
+    gray = mask(pixels(charts.std_and_mean("F_P", spreads(0.1, 0.2))), charts.GROUP_COLORS[6])
+    half = len(gray) // 2
+    assert longest_run(gray[half:]) == pytest.approx(2 * longest_run(gray[:half]), rel=0.03)
+
+
+def test_radar_reaches_as_far_as_the_std():
+    image = pixels(charts.std_radar(["F_P", "F_B", "NMI"], spreads(0.05, 0.1)))
+    image = image[: len(image) * 9 // 10]  # without the legend
+    width = [np.ptp(np.nonzero(mask(image, color))[1]) for color in charts.GROUP_COLORS[:2]]
+    assert width[1] == pytest.approx(2 * width[0], rel=0.03)
+    assert pixels(charts.std_radar(["F_P", "F_B", "NMI"], spreads(0.0))).size
+
+
 def test_names_that_look_like_formulas_are_text():
     broken = "$\\frac{ cost"
     methods = [charts.MethodBars(f"{broken}$", [0.5], 0.5, 0.0, False)]
     assert pixels(charts.group_bars(f"{broken}$", [f"{broken}$"], methods)).size
+    assert pixels(charts.std_and_mean(f"{broken}$", [charts.Spread(f"{broken}$", [0.5] * 3, [0.1] * 3, True)])).size
+    assert pixels(charts.std_radar([f"{broken}$"] * 3, [charts.Spread(f"{broken}$", [0.5] * 3, [0.1] * 3, True)])).size
     assert pixels(charts.edge_histogram(np.ones(3), np.ones(3), f"{broken}$")).size
     assert pixels(charts.loss_curves([{f"{broken}$_loss": 1.0}])).size
 

@@ -48,3 +48,7 @@ def test_options_of_other_benchmarks_are_refused(monkeypatch, capsys):
     code, _, err = run(monkeypatch, capsys, "gcn")
     assert code == 3
     assert "no system 'gcn'" in err
+    monkeypatch.setattr(sys, "argv", ["intraformer-fast", "bench", "purity_fmi", "--classes", "3"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "belong to `bench systems`" in capsys.readouterr().err
