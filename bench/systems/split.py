@@ -95,7 +95,7 @@ def _dataset(
     if not groups_file.exists():
         names: tuple[str, ...] = ("all",)
     elif named.exists():
-        names = tuple(named.read_text(encoding="utf-8").split("\n"))
+        names = tuple(named.read_text(encoding="utf-8").splitlines())
     else:
         names = tuple(map(str, range(int(groups.max()) + 1)))
     return Dataset(name, unit_rows(features), labels, groups, names)

@@ -27,7 +27,7 @@ def test_learn_to_cluster_files(root):
     assert found.groups.tolist() == [0, 0, 1, 1]
     assert found.target.group_names == ("0", "1")
     assert found.target_graph(3).neighbors[:, 0].tolist() == [0, 1, 2, 3]
-    (root / "groups" / "names.txt").write_text("north\nsouth")
+    (root / "groups" / "names.txt").write_text("north\nsouth\n")
     assert split.load("learn-to-cluster", root).target.group_names == ("north", "south")
 
 
