@@ -112,8 +112,8 @@ SMALL: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "gcn-v": (_VERTEX, "width 256 (512), 10 epochs of AdamW"),
     "ltc": (
-        {**_ADAM, "epochs": 20, "largest": 120, "proposal_thresholds": (0.6, 0.7, 0.75, 0.8, 0.85)},
-        "proposals up to 120 samples (300), also at 0.8 and 0.85, 20 epochs of AdamW",
+        {**_ADAM, "epochs": 20, "largest": 120},
+        "proposals up to 120 samples (300), 20 epochs of AdamW",
     ),
 }
 
