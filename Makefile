@@ -12,7 +12,7 @@ NATIVE_SOURCES := setup.py CMakeLists.txt $(wildcard cmake/*) $(shell find csrc 
 BUILD_TOOLS := $(foreach tool,cmake ninja,$(if $(shell command -v $(tool)),,$(tool)))
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint native format clean
+.PHONY: demo test lint native format docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/intraformer-fast demo --output $(REPORT)
@@ -50,6 +50,11 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+# The site, in site/: a warning fails it, and so does a link or an anchor that leads nowhere.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python docs/check_links.py site
+
 # Executes Triton kernels without a GPU. It asks for Python 3.12, and runs on 3.10; what it needs, the tests install.
 TTSEM = $(BIN)/python -m pip install --quiet --ignore-requires-python --no-deps ttsem==0.1.0
 
@@ -66,4 +71,4 @@ $(VENV)/.%: $(VENV)/.torch pyproject.toml $(NATIVE_SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info $(REPORT)
+	rm -rf $(VENV) build dist site *.egg-info $(REPORT)
