@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -385,6 +386,49 @@ def bench(
         report.write(output)
     show(report.to_dict(), as_json, report.text())
     raise typer.Exit(report.exit_code)
+
+
+@app.command(epilog=example("profile features.npy --output profile --trace"))
+def profile(
+    features: Annotated[
+        Path | None, typer.Argument(help="A feature file; without one --samples are made up.", metavar="FEATURES")
+    ] = None,
+    knn: Annotated[Path | None, typer.Option(help="A graph from `knn`; searched where it is not given.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="model.safetensors of a training; made up where it is not given.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Of a made-up model: paper or small.")] = "small",
+    samples: Annotated[int | None, typer.Option(min=2, help="Made-up samples; 20,000 by default.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Width of made-up samples, or of the rows of a .bin file.")] = None,
+    neighbors: Annotated[int | None, typer.Option(min=2, help="n of a made-up model; the preset's by default.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, or int8 on the CPU.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu or cuda.")] = "cpu",
+    backend: BackendOption = "auto",
+    seconds: Annotated[float, typer.Option(help="About how long the model is measured, and what to try again.")] = 20.0,
+    output: Annotated[Path | None, typer.Option(help="Folder of profile.txt and profile.json.")] = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="With --output: trace.json, for chrome://tracing or ui.perfetto.dev.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Where time and memory of clustering a set would go, measured on a part of it, and what to try."""
+    # Read as torch is imported: its profiler would tell on standard error that it starts and stops.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    from intraformer_fast import profiling
+
+    subject = profiling.load_subject(
+        features,
+        graph=knn,
+        model=model,
+        preset_name=preset,
+        samples=samples,
+        dim=dim,
+        neighbors=neighbors,
+        device=device,
+        backend=backend,
+    )
+    found = profiling.profile(subject, precision=precision, seconds=seconds, output=output, trace=trace)
+    show(found.to_dict(), as_json, str(found))
 
 
 @app.command(epilog=example("info --estimate --samples 5200000"))

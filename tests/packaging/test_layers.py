@@ -29,6 +29,7 @@ LAYERS = [
     {"pipeline", "charts", "page"},
     {"estimator"},
     {"bench", "report"},
+    {"profiling"},
     {"demo"},
     {"cli"},
 ]
