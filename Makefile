@@ -12,7 +12,7 @@ NATIVE_SOURCES := setup.py CMakeLists.txt $(wildcard cmake/*) $(shell find csrc 
 BUILD_TOOLS := $(foreach tool,cmake ninja,$(if $(shell command -v $(tool)),,$(tool)))
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint native format docs clean
+.PHONY: demo test lint native format docs wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/intraformer-fast demo --output $(REPORT)
@@ -54,6 +54,10 @@ format: $(VENV)/.test
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python docs/check_links.py site
+
+# What a release uploads, in dist/.
+wheel: $(VENV)/.release
+	PYTHON=$(abspath $(BIN))/python INTRAFORMER_BUILD_DIR=build/plain release/wheel.sh
 
 # Executes Triton kernels without a GPU. It asks for Python 3.12, and runs on 3.10; what it needs, the tests install.
 TTSEM = $(BIN)/python -m pip install --quiet --ignore-requires-python --no-deps ttsem==0.1.0
