@@ -99,7 +99,7 @@ class Profile:
         busy = f"the machine was busy before it began (load {s['load']:.1f}): what is timed is slower for that"
         lines = [
             f"{s['samples']:,} samples of width {s['dim']} ({s['features']}), {s['neighbors']} neighbours ({s['graph']})",
-            f"model: {s['model']}; {s['precision']} on {s['device']}, {s['threads']} threads",
+            f"model: {s['model']}; {s['precision']} on {s['device']}, {counted(s['threads'], 'thread')}",
             "measured in full" if samples == clusters == s["samples"] else part,
             *([busy] if s["load"] > BUSY else []),
             "",
@@ -122,6 +122,11 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
+def counted(number: int, name: str) -> str:
+    """A number of things, in the singular where there is one."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def _stage_lines(profile: Profile) -> list[str]:

@@ -14,13 +14,14 @@ from intraformer_fast import cost, nn
 from intraformer_fast.clusters import Clusters
 from intraformer_fast.data import unit_rows
 from intraformer_fast.graph import knn_graph
-from intraformer_fast.graph.engines import IVF_PROBES, Plan, ivf_lists, plan_search
+from intraformer_fast.graph.engines import Plan, plan_search
 from intraformer_fast.graph.knn import fetched, installed
 from intraformer_fast.inference import finite_probability, inference_precision
+from intraformer_fast.profiling.growth import comparisons, search_growth
 from intraformer_fast.profiling.measure import Clock, by_op, tracing
-from intraformer_fast.profiling.report import TRACE, Profile, Stage
+from intraformer_fast.profiling.report import TRACE, Profile, Stage, counted
 from intraformer_fast.profiling.subject import Subject, forward, running
-from intraformer_fast.profiling.suggestions import BATCH, Batches, suggest
+from intraformer_fast.profiling.suggestions import BATCH, Batches, suggest, usable_cores
 
 SUBSET = 10_000
 """Samples that are searched and linked at most; larger sets are estimated from so many."""
@@ -164,27 +165,14 @@ def _search_stage(subject: Subject, plan: Plan, searching: Clock, part: int) -> 
         return Stage(
             "k-NN graph", subject.graph_seconds, total, subject.graph_seconds, "read from its file, in full", None
         )
-    factor, rule = search_growth(plan.index, part, total)
+    factor, rule = 1.0, ""
+    if part < total:
+        factor = search_growth(plan.index, part, total)
+        rule = (
+            f"{plan.index} search, {comparisons(plan.index, total):,.0f} comparisons a sample; the {part:,} measured were compared "
+            "with one another"
+        )
     return Stage("k-NN graph", searching.seconds, part, searching.seconds * factor, rule, searching.peak_bytes)
-
-
-def search_growth(index: str, measured: int, total: int) -> tuple[float, str]:
-    """How many times longer searching `total` samples takes than searching `measured` exactly, and the rule in words.
-
-    An exact search compares everybody with everybody. IVF compares each with the rows of the lists that it looks into, and with the
-    centers of all lists.
-    """
-    if measured == total:
-        return 1.0, ""
-    if index == "exact":
-        return (
-            total / measured
-        ) ** 2, f"exact search, time grows with the square of the samples: {measured:,} measured"
-    lists = ivf_lists(total)
-    compared = lists + total * min(max(IVF_PROBES, lists // 32), lists) / lists
-    return total * compared / measured**2, (
-        f"IVF, {compared:,.0f} comparisons a sample where the exact search of the {measured:,} measured made as many as they are"
-    )
 
 
 def _model_facts(subject: Subject, n: int, precision: str, predicting: Clock, measured: int) -> dict[str, Any]:
@@ -202,8 +190,10 @@ def _model_facts(subject: Subject, n: int, precision: str, predicting: Clock, me
     low, middle, high = quantiles(rates, n=4, method="inclusive") if len(rates) > 1 else (rates[0],) * 3
     facts = {"samples_per_second": [low, middle, high], "flops": work.flops * measured / predicting.seconds}
     if next(model.parameters()).device.type == "cpu":
-        device = cost.this_cpu()
-        return {**facts, "peak": device.peaks.get(precision), "device": device.name}
+        device, threads = cost.this_cpu(), torch.get_num_threads()
+        share = min(1.0, threads / usable_cores())
+        peak = share * device.peaks[precision] if precision in device.peaks else None
+        return {**facts, "peak": peak, "device": f"{counted(threads, 'thread')} of {device.name}"}
     return {**facts, "peak": None, "device": torch.cuda.get_device_name()}
 
 

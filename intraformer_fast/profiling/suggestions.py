@@ -16,6 +16,7 @@ from intraformer_fast.explanation import explain
 from intraformer_fast.graph import knn_graph
 from intraformer_fast.graph.engines import EXACT_LIMIT, Plan
 from intraformer_fast.nn.cascade import cascade
+from intraformer_fast.profiling.growth import search_growth
 from intraformer_fast.profiling.measure import Clock
 from intraformer_fast.profiling.report import Stage, Suggestion, duration
 from intraformer_fast.profiling.subject import Subject, forward, running
@@ -75,6 +76,11 @@ class Batches:
                 with clocks[name].lap():
                     step()
         return {name: size / median(clocks[name].laps) for name, (size, _) in steps.items()}
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def suggest(
@@ -158,7 +164,7 @@ def _threads(batches: Batches) -> Suggestion:
     if batches.clusters.device.type != "cpu":
         return Suggestion("threads", "the model runs on a GPU", False, {})
     now = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     x, valid = batches.gather(0)
 
     def step(threads: int) -> Callable[[], Any]:
@@ -227,19 +233,23 @@ def _index(
         found, _ = knn_graph(features, n, index="ivf")
     hits = sum(len(np.intersect1d(a, b)) for a, b in zip(found, neighbors, strict=True))
     recall = hits / neighbors.size
+    part, total = len(features), len(subject.features)
     numbers = {"exact_seconds": exact.seconds, "ivf_seconds": ivf.seconds, "recall": recall}
     measured = (
-        f"on the {len(features):,} measured IVF finds {100 * recall:.1f} % in {duration(ivf.seconds)}, exact search all in "
+        f"on the {part:,} measured IVF finds {100 * recall:.1f} % in {duration(ivf.seconds)}, exact search all in "
         f"{duration(exact.seconds)}"
     )
     if plan.index == "ivf":
         return Suggestion("index", f"keep ivf, auto's choice ({plan.reason}); {measured}", False, numbers)
-    larger = len(subject.features) > len(features)
-    text = f"the exact search is {100 * share:.0f} % of the whole, and grows with the square of the samples; {measured}"
-    if larger or exact.seconds >= WORTH * ivf.seconds:
+    whole = {"exact": exact.seconds * search_growth("exact", part, total)}
+    whole["ivf"] = ivf.seconds * search_growth("ivf", part, total, "ivf")
+    estimated = f"for all {total:,} that is {duration(whole['ivf'])} against {duration(whole['exact'])}, estimated by comparisons"
+    text = f"the exact search is {100 * share:.0f} % of the whole; {measured}; {estimated}"
+    if whole["exact"] >= WORTH * whole["ivf"]:
         return Suggestion("index", f"try ivf where neighbours may be missed: {text}", True, numbers)
-    limit = EXACT_LIMIT["cpu"]
-    return Suggestion("index", f"keep exact (auto takes ivf above {limit:,} samples): {text}", False, numbers)
+    return Suggestion(
+        "index", f"keep exact (auto takes ivf above {EXACT_LIMIT['cpu']:,} samples): {text}", False, numbers
+    )
 
 
 def _cascade(subject: Subject, batches: Batches) -> Suggestion:

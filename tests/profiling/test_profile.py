@@ -12,6 +12,7 @@ from intraformer_fast.cli import main
 from intraformer_fast.data import synthetic, write_neighbors
 from intraformer_fast.errors import DataError
 from intraformer_fast.profiling import run, suggestions
+from intraformer_fast.profiling.growth import search_growth
 from intraformer_fast.profiling.measure import Clock, by_op
 from intraformer_fast.profiling.report import duration
 from intraformer_fast.selection import Linking
@@ -183,10 +184,13 @@ def test_wrong_arguments_are_told_in_one_sentence(arguments, sentence, files, co
 
 
 def test_the_growth_of_a_search():
-    assert run.search_growth("exact", 1000, 1000) == (1.0, "")
-    assert run.search_growth("exact", 1000, 4000)[0] == 16
+    assert search_growth("exact", 1000, 1000) == 1
+    assert search_growth("exact", 1000, 4000) == 16
     # 4,000 lists, 125 of them looked into: a 32nd of a million rows, beside 4,000 centers.
-    assert run.search_growth("ivf", 10_000, 1_000_000)[0] == pytest.approx(1_000_000 * (4000 + 31_250) / 10_000**2)
+    compared = 4000 + 31_250
+    assert search_growth("ivf", 10_000, 1_000_000) == pytest.approx(1_000_000 * compared / 10_000**2)
+    # 400 lists, 64 of them looked into.
+    assert search_growth("ivf", 10_000, 1_000_000, "ivf") == pytest.approx(100 * compared / (400 + 1600))
 
 
 def test_probabilities_to_link_by():
