@@ -1,6 +1,10 @@
 """How the time of a neighbour search grows with the set: by the rows that each sample is compared with."""
 
-from intraformer_fast.graph.engines import IVF_PROBES, ivf_lists
+from intraformer_fast.graph.engines import ivf_lists
+from intraformer_fast.graph.knn import FEWEST_PROBES
+
+PROBED = 1 / 32
+"""Share of the lists that IVF is taken to look into. How many it does is found by measuring what it misses, on the set itself."""
 
 
 def comparisons(index: str, samples: int) -> float:
@@ -11,7 +15,7 @@ def comparisons(index: str, samples: int) -> float:
     if index == "exact":
         return samples
     lists = ivf_lists(samples)
-    return lists + samples * min(max(IVF_PROBES, lists // 32), lists) / lists
+    return lists + samples * min(max(FEWEST_PROBES, int(PROBED * lists)), lists) / lists
 
 
 def search_growth(index: str, measured: int, total: int, measured_index: str = "exact") -> float:

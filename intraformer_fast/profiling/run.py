@@ -14,8 +14,8 @@ from intraformer_fast import cost, nn
 from intraformer_fast.clusters import Clusters
 from intraformer_fast.data import unit_rows
 from intraformer_fast.graph import knn_graph
-from intraformer_fast.graph.engines import Plan, plan_search
-from intraformer_fast.graph.knn import fetched, installed
+from intraformer_fast.graph.engines import Plan, import_faiss
+from intraformer_fast.graph.knn import fetched, plan_with
 from intraformer_fast.inference import finite_probability, inference_precision
 from intraformer_fast.profiling.growth import comparisons, search_growth
 from intraformer_fast.profiling.measure import Clock, by_op, tracing
@@ -67,7 +67,7 @@ def profile(
     with reading.lap():
         features = np.ascontiguousarray(unit_rows(subject.features[rows]))
     n = model.num_neighbors if subject.neighbors is None else subject.neighbors.shape[1]
-    plan = plan_search(total, fetched(min(n, total), total), "auto", "auto", *installed()[1:])
+    plan = plan_with(import_faiss(), total, fetched(min(n, total), total), "auto", "auto")
     with searching.lap():
         neighbors, similarity = knn_graph(features, n, index="exact")
     # A given graph is asked of the whole table, as it will be.
