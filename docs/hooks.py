@@ -25,7 +25,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the contract of a header of csrc/ where a page names it."""
-    return CONTRACT.sub(lambda found: f"```text\n{contract(found[1])}\n```", markdown)
+    return CONTRACT.sub(lambda found: contract(found[1]), markdown)
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -39,9 +39,17 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def contract(path: str) -> str:
-    """The comment that a header begins with."""
+    """The comment that a header begins with, as Markdown: what is indented is code, all else is text."""
     lines = (ROOT / path).read_text().partition("#pragma once")[0].splitlines()
-    return "\n".join(line.removeprefix("//").removeprefix(" ") for line in lines)
+    parts: list[str] = []
+    was_code = False
+    for line in (line.removeprefix("//").removeprefix(" ") for line in lines):
+        is_code = line.startswith("  ")
+        if line and is_code != was_code:
+            parts.append("")
+            was_code = is_code
+        parts.append(f"  {line}" if is_code else re.sub(r"[*<\[]", r"\\\g<0>", line))
+    return "\n".join(parts)
 
 
 def commands_page() -> str:

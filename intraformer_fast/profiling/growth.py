@@ -1,4 +1,6 @@
-"""How the time of a neighbour search grows with the set: by the rows that each sample is compared with."""
+"""How the time of a neighbour search grows with the set."""
+
+from dataclasses import dataclass
 
 from intraformer_fast.graph.engines import ivf_lists
 from intraformer_fast.graph.knn import FEWEST_PROBES
@@ -18,6 +20,22 @@ def comparisons(index: str, samples: int) -> float:
     return lists + samples * min(max(FEWEST_PROBES, int(PROBED * lists)), lists) / lists
 
 
-def search_growth(index: str, measured: int, total: int, measured_index: str = "exact") -> float:
-    """How many times longer searching `total` samples by `index` takes than what was measured, of fewer, by another index perhaps."""
-    return total * comparisons(index, total) / (measured * comparisons(measured_index, measured))
+@dataclass(frozen=True)
+class SearchCost:
+    """Seconds of a search: some a sample (its candidates scored anew, and written), and some a comparison."""
+
+    per_sample: float
+    per_comparison: float
+
+    @classmethod
+    def of_exact(cls, samples: int, seconds: float, half_seconds: float) -> "SearchCost":
+        """From exact searches among `samples`, and among half of them. Neither part is negative, whatever the clock said."""
+        per_sample = (4 * half_seconds - seconds) / samples
+        if per_sample <= 0:
+            return cls(0.0, seconds / samples**2)
+        rest = max(0.0, seconds - per_sample * samples)
+        return cls(min(per_sample, seconds / samples), rest / samples**2)
+
+    def seconds(self, index: str, samples: int) -> float:
+        """Of a search among so many."""
+        return samples * (self.per_sample + self.per_comparison * comparisons(index, samples))

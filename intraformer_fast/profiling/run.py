@@ -17,7 +17,7 @@ from intraformer_fast.graph import knn_graph
 from intraformer_fast.graph.engines import Plan, import_faiss
 from intraformer_fast.graph.knn import fetched, plan_with
 from intraformer_fast.inference import finite_probability, inference_precision
-from intraformer_fast.profiling.growth import comparisons, search_growth
+from intraformer_fast.profiling.growth import SearchCost
 from intraformer_fast.profiling.measure import Clock, by_op, tracing
 from intraformer_fast.profiling.report import TRACE, Profile, Stage, counted
 from intraformer_fast.profiling.subject import Subject, forward, running
@@ -29,7 +29,8 @@ SUBSET = 10_000
 WARM_UP = 32
 """Clusters that go before what is timed."""
 
-TRACED_SAMPLES, TRACED_BATCHES = 1000, 2
+FEW_SAMPLES, TRACED_BATCHES = 1000, 2
+"""Samples of a search that is only to be warm or to be seen in a trace, and batches there."""
 
 
 def profile(
@@ -68,8 +69,13 @@ def profile(
         features = np.ascontiguousarray(unit_rows(subject.features[rows]))
     n = model.num_neighbors if subject.neighbors is None else subject.neighbors.shape[1]
     plan = plan_with(import_faiss(), total, fetched(min(n, total), total), "auto", "auto")
+    knn_graph(features[:FEW_SAMPLES], n, index="exact")
     with searching.lap():
         neighbors, similarity = knn_graph(features, n, index="exact")
+    halving = Clock(device)
+    with halving.lap():
+        knn_graph(features[: (part + 1) // 2], n, index="exact")
+    cost_of_search = SearchCost.of_exact(part, searching.seconds, halving.seconds)
     # A given graph is asked of the whole table, as it will be.
     if subject.neighbors is None:
         clusters = Clusters(model, features, neighbors)
@@ -90,7 +96,7 @@ def profile(
 
     stages = (
         linear("read, normalize", reading, part),
-        _search_stage(subject, plan, searching, part),
+        _search_stage(subject, plan, searching, cost_of_search, part),
         linear("gather", gathering, measured),
         linear("model", predicting, measured),
         linear("linking", linking, part, _linking_rule(subject, measured, part, total)),
@@ -116,7 +122,7 @@ def profile(
         stages,
         ops,
         _model_facts(subject, n, precision, predicting, measured),
-        suggest(subject, batches, plan, features, neighbors, stages, seconds),
+        suggest(subject, batches, plan, cost_of_search, features, neighbors, stages, seconds),
     )
     if output is not None:
         result.write(output)
@@ -159,20 +165,17 @@ def _linking_rule(subject: Subject, measured: int, part: int, total: int) -> str
     return "; ".join(reasons)
 
 
-def _search_stage(subject: Subject, plan: Plan, searching: Clock, part: int) -> Stage:
+def _search_stage(subject: Subject, plan: Plan, searching: Clock, cost_of_search: SearchCost, part: int) -> Stage:
     total = len(subject.features)
     if subject.neighbors is not None:
         return Stage(
             "k-NN graph", subject.graph_seconds, total, subject.graph_seconds, "read from its file, in full", None
         )
-    factor, rule = 1.0, ""
+    estimate, rule = searching.seconds, ""
     if part < total:
-        factor = search_growth(plan.index, part, total)
-        rule = (
-            f"{plan.index} search, {comparisons(plan.index, total):,.0f} comparisons a sample; the {part:,} measured were compared "
-            "with one another"
-        )
-    return Stage("k-NN graph", searching.seconds, part, searching.seconds * factor, rule, searching.peak_bytes)
+        estimate = cost_of_search.seconds(plan.index, total)
+        rule = f"{plan.index} search: seconds a sample and a comparison from exact ones among {part:,} and half as many, measured"
+    return Stage("k-NN graph", searching.seconds, part, estimate, rule, searching.peak_bytes)
 
 
 def _model_facts(subject: Subject, n: int, precision: str, predicting: Clock, measured: int) -> dict[str, Any]:
@@ -207,7 +210,7 @@ def _traced(
 ) -> None:
     """A short run of all stages, each named in the trace."""
     with record_function("k-NN graph"):
-        knn_graph(features[:TRACED_SAMPLES], neighbors.shape[1])
+        knn_graph(features[:FEW_SAMPLES], neighbors.shape[1])
     for i in range(TRACED_BATCHES):
         with record_function("gather"):
             x, valid = batches.gather(i)

@@ -16,7 +16,7 @@ from intraformer_fast.explanation import explain
 from intraformer_fast.graph import knn_graph
 from intraformer_fast.graph.engines import EXACT_LIMIT, Plan
 from intraformer_fast.nn.cascade import cascade
-from intraformer_fast.profiling.growth import search_growth
+from intraformer_fast.profiling.growth import SearchCost, comparisons
 from intraformer_fast.profiling.measure import Clock
 from intraformer_fast.profiling.report import Stage, Suggestion, duration
 from intraformer_fast.profiling.subject import Subject, forward, running
@@ -87,6 +87,7 @@ def suggest(
     subject: Subject,
     batches: Batches,
     plan: Plan,
+    cost: SearchCost,
     features: npt.NDArray[np.floating],
     neighbors: npt.NDArray[np.int64],
     stages: Sequence[Stage],
@@ -99,7 +100,7 @@ def suggest(
         _precision(subject, batches),
         _threads(batches),
         _backend(batches),
-        _index(subject, plan, features, neighbors, share["k-NN graph"]),
+        _index(subject, plan, cost, features, neighbors, share["k-NN graph"]),
         _cascade(subject, batches),
     )
 
@@ -214,6 +215,7 @@ def _backend(batches: Batches) -> Suggestion:
 def _index(
     subject: Subject,
     plan: Plan,
+    cost: SearchCost,
     features: npt.NDArray[np.floating],
     neighbors: npt.NDArray[np.int64],
     share: float,
@@ -241,9 +243,11 @@ def _index(
     )
     if plan.index == "ivf":
         return Suggestion("index", f"keep ivf, auto's choice ({plan.reason}); {measured}", False, numbers)
-    whole = {"exact": exact.seconds * search_growth("exact", part, total)}
-    whole["ivf"] = ivf.seconds * search_growth("ivf", part, total, "ivf")
-    estimated = f"for all {total:,} that is {duration(whole['ivf'])} against {duration(whole['exact'])}, estimated by comparisons"
+    # What IVF takes beside its comparisons is what the exact search takes, and so much of each comparison as was measured.
+    compared = part * comparisons("ivf", part)
+    of_ivf = SearchCost(cost.per_sample, max(0.0, ivf.seconds - part * cost.per_sample) / compared)
+    whole = {"exact": cost.seconds("exact", total), "ivf": of_ivf.seconds("ivf", total)}
+    estimated = f"for all {total:,} that is {duration(whole['ivf'])} against {duration(whole['exact'])}, an estimate"
     text = f"the exact search is {100 * share:.0f} % of the whole; {measured}; {estimated}"
     if whole["exact"] >= WORTH * whole["ivf"]:
         return Suggestion("index", f"try ivf where neighbours may be missed: {text}", True, numbers)

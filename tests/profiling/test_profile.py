@@ -12,7 +12,7 @@ from intraformer_fast.cli import main
 from intraformer_fast.data import synthetic, write_neighbors
 from intraformer_fast.errors import DataError
 from intraformer_fast.profiling import run, suggestions
-from intraformer_fast.profiling.growth import search_growth
+from intraformer_fast.profiling.growth import SearchCost, comparisons
 from intraformer_fast.profiling.measure import Clock, by_op
 from intraformer_fast.profiling.report import duration
 from intraformer_fast.selection import Linking
@@ -77,10 +77,13 @@ def test_a_larger_set_is_estimated_by_the_rule_that_is_told(files, monkeypatch):
     subject = profiling.load_subject(files / "features.npy", model=files / "model.safetensors")
     found = profiling.profile(subject, seconds=60)
     assert found.measured == {"samples": 100, "clusters": 100}
-    factor = dict.fromkeys(STAGES, 4.0) | {"k-NN graph": 16.0}
     for stage in found.stages:
-        assert stage.estimate == pytest.approx(factor[stage.name] * stage.seconds)
-        assert "100 measured" in stage.rule
+        if stage.name == "k-NN graph":
+            assert 3.99 <= stage.estimate / stage.seconds <= 16.01  # between the number of samples and its square
+            assert "exact ones among 100 and half as many, measured" in stage.rule
+        else:
+            assert stage.estimate == pytest.approx(4 * stage.seconds)
+            assert "100 measured" in stage.rule
     assert "the rest is estimated" in str(found)
     assert found.to_dict()["estimate"]["is"] == "an estimate from the measured part"
 
@@ -183,14 +186,26 @@ def test_wrong_arguments_are_told_in_one_sentence(arguments, sentence, files, co
     assert len(err.strip().splitlines()) == 1
 
 
-def test_the_growth_of_a_search():
-    assert search_growth("exact", 1000, 1000) == 1
-    assert search_growth("exact", 1000, 4000) == 16
-    # 4,000 lists, 125 of them looked into: a 32nd of a million rows, beside 4,000 centers.
-    compared = 4000 + 31_250
-    assert search_growth("ivf", 10_000, 1_000_000) == pytest.approx(1_000_000 * compared / 10_000**2)
-    # 400 lists, 64 of them looked into.
-    assert search_growth("ivf", 10_000, 1_000_000, "ivf") == pytest.approx(100 * compared / (400 + 1600))
+def test_what_one_sample_is_compared_with():
+    assert comparisons("exact", 4000) == 4000
+    # 400 lists, 64 of them looked into; 4,000 lists, 125 of them.
+    assert comparisons("ivf", 10_000) == 400 + 1600
+    assert comparisons("ivf", 1_000_000) == 4000 + 31_250
+
+
+def test_the_cost_of_a_search_from_two_of_them():
+    cost = SearchCost(per_sample=1e-4, per_comparison=2e-8)
+    found = SearchCost.of_exact(10_000, cost.seconds("exact", 10_000), cost.seconds("exact", 5_000))
+    assert found.seconds("exact", 80_000) == pytest.approx(cost.seconds("exact", 80_000))
+    assert found.seconds("ivf", 80_000) == pytest.approx(cost.seconds("ivf", 80_000))
+
+
+@pytest.mark.parametrize(("half", "whole_of_twice"), [(0.1, 4.0), (0.9, 2.0)])
+def test_clocks_that_disagree_make_no_part_negative(half, whole_of_twice):
+    cost = SearchCost.of_exact(1000, 1.0, half)
+    assert min(cost.per_sample, cost.per_comparison) >= 0
+    assert cost.seconds("exact", 1000) == pytest.approx(1)
+    assert cost.seconds("exact", 2000) == pytest.approx(whole_of_twice)
 
 
 def test_probabilities_to_link_by():
