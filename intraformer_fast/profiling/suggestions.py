@@ -233,8 +233,8 @@ def _index(
         knn_graph(features, n, index="exact")
     with ivf.lap():
         found, _ = knn_graph(features, n, index="ivf")
-    hits = sum(len(np.intersect1d(a, b)) for a, b in zip(found, neighbors, strict=True))
-    recall = hits / neighbors.size
+    hits = sum(int(np.isin(a[a >= 0], b).sum()) for a, b in zip(found, neighbors, strict=True))
+    recall = hits / int((neighbors >= 0).sum())
     part, total = len(features), len(subject.features)
     numbers = {"exact_seconds": exact.seconds, "ivf_seconds": ivf.seconds, "recall": recall}
     measured = (
@@ -273,10 +273,9 @@ def _cascade(subject: Subject, batches: Batches) -> Suggestion:
                 return cascade(batches.model, x, valid, floor).probability
 
     rates = batches.rates({str(f): (batches.size, lambda f=f: step(f)) for f in (0.0, *FLOORS)})  # type: ignore[misc]
-    kept = step(0.0) > subject.linking.threshold
-    lost = {
-        f: 1 - ((step(f) > subject.linking.threshold) & kept).sum().item() / max(1, kept.sum().item()) for f in FLOORS
-    }
+    threshold = subject.linking.threshold
+    kept = step(0.0) > threshold
+    lost = {f: (kept & (step(f) <= threshold)).sum().item() / max(1, kept.sum().item()) for f in FLOORS}
     shown = ", ".join(
         f"{f}: {rates[str(f)] / rates['0.0']:.2f} times as fast, {100 * lost[f]:.2f} % of kept edges lost"
         for f in FLOORS
