@@ -31,7 +31,7 @@ from intraformer_fast.graph.lists import InvertedLists, inverted_lists
 from intraformer_fast.shards import Shards, check_npy, fingerprint, open_shards, save_npy, scratch_array, write_npy
 
 SHARD_ROWS = 2**14
-"""Rows of a shard, a multiple of `QUERIES`."""
+"""Rows of a shard, at most."""
 
 INDEX_GROWTH = 2.0
 """Memory of an index of faiss while it is filled, over what it holds: its lists double when they are full."""
@@ -130,7 +130,7 @@ def knn_shards(
         index, device: as `knn_graph`.
         memory: bytes that building may take beyond the process itself; see `plan_storage`. None is no limit.
         recall: what IVF has to find, in (0, 1].
-        shard_rows: rows of a shard.
+        shard_rows: rows of a shard, at most; all have nearly as many, so that ranks have equal work.
         ranks: the processes that share the work; every one makes this call and gets the same.
         progress: whether the first draws a bar on stderr.
 
@@ -148,6 +148,7 @@ def knn_shards(
     plan_with(faiss, 1, 1, index, device)
     source = as_features(features)
     total, width = source.shape
+    shard_rows = -(-total // -(-total // shard_rows))
     count = min(k, total)
     plan = plan_with(faiss, total, fetched(count, total), index, device)
     plan, storage = plan_storage(plan, total, width, memory)
