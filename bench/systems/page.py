@@ -15,9 +15,6 @@ from .summary import MEAN, STD, Line, columns
 
 TITLE = "Systems of visual clustering, compared"
 
-FAIREST = 7
-"""Trained systems, ours among them, in the picture of the spreads: as many as have colors of their own."""
-
 LEGEND = (
     "Every system sees the same k-NN graph (80 neighbours, the sample itself first), trains on one half of the known identities "
     "and chooses its settings on the other half, by the mean of F_P and F_B there; the identities to be clustered take no part in "
@@ -206,7 +203,7 @@ def pictures(content: Content) -> dict[str, tuple[str, bytes]]:
         )
         for line in done
     ]
-    trained = [spread for spread, line in zip(spreads, done, strict=True) if line.entry.kind != "untrained"][:FAIREST]
+    trained = [spread for spread, line in zip(spreads, done, strict=True) if line.entry.kind != "untrained"]
     bars = [
         charts.MethodBars(
             line.entry.title,
