@@ -32,7 +32,7 @@ bool holds(int64_t size, int64_t queries, int64_t width, int64_t count, std::mt1
   std::vector<float> floor(queries, -std::numeric_limits<float>::infinity());
   const Found found{keys.data(), held.data(), floor.data(), capacity, count};
   const ListLoops& loops = lists_loops();
-  void* const scratch = std::aligned_alloc(64, loops.scratch_bytes(width));
+  void* const scratch = std::aligned_alloc(64, (loops.scratch_bytes(width) + 63) / 64 * 64);
   constexpr int64_t first = 1000;
   loops.scan(
       {rows.data(), size, width, first}, {asked.data(), asking.data(), static_cast<int64_t>(asking.size())}, floor.data(), push,
