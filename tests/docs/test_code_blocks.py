@@ -89,7 +89,12 @@ def check_extras(words):
 
 @pytest.mark.parametrize(
     "words",
-    [["fly"], ["knn", "x.npy"], ["knn", "--output", "knn.npz"], ["knn", "x.npy", "--output", "k.npz", "--fast"]],
+    [
+        ["fly"],
+        ["cluster", "model.safetensors", "x.npy"],
+        ["knn", "--output", "knn.npz"],
+        ["knn", "x.npy", "--output", "k.npz", "--fast"],
+    ],
 )
 def test_a_command_that_does_not_exist_is_found(words):
     with pytest.raises(AssertionError):

@@ -188,8 +188,9 @@ def test_wrong_arguments_are_told_in_one_sentence(arguments, sentence, files, co
 
 def test_what_one_sample_is_compared_with():
     assert comparisons("exact", 4000) == 4000
-    # 400 lists, 64 of them looked into; 4,000 lists, 125 of them.
-    assert comparisons("ivf", 10_000) == 400 + 1600
+    # 200 lists, as many as are looked into at least; 400 lists, 12 of them; 4,000 lists, 125 of them.
+    assert comparisons("ivf", 2_500) == 200 + 100
+    assert comparisons("ivf", 10_000) == 400 + 300
     assert comparisons("ivf", 1_000_000) == 4000 + 31_250
 
 
