@@ -45,9 +45,6 @@ class Change:
         return self.ratio > ALLOWED and self.apart
 
 
-Key = tuple[str, str]
-
-
 def changes(before: Sequence[Mapping[str, str]], after: Sequence[Row]) -> list[Change]:
     """Of each case that was timed at both commits, in the order of `after`.
 
@@ -108,16 +105,17 @@ def run_revision(revision: str, arguments: Sequence[str], say: Callable[[str], N
         source = f"git+file://{ROOT}@{commit.stdout.strip()}"
         site, output = Path(folder) / "site", Path(folder) / "results"
         pip = ["-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--target", str(site), source]
-        _run([sys.executable, *pip], {}, f"building {revision}")
+        _run([sys.executable, *pip], {}, f"building {revision}", site)
         paths = pathsep.join(filter(None, [str(site), environ.get("PYTHONPATH")]))
         say(f"running {revision}")
         command = [sys.executable, "-c", COMMAND, "bench", *arguments, "--output", str(output)]
-        _run(command, {"PYTHONPATH": paths}, f"the run of {revision}", cwd=folder)
+        _run(command, {"PYTHONPATH": paths}, f"the run of {revision}", output / "results.csv", cwd=folder)
         with open(output / "results.csv", newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
 
-def _run(command: Sequence[str], variables: Mapping[str, str], what: str, cwd: str | None = None) -> None:
+def _run(command: Sequence[str], variables: Mapping[str, str], what: str, made: Path, cwd: str | None = None) -> None:
+    """A run whose candidates do not all compute rightly ends with an exit code of its own, and has results all the same."""
     done = subprocess.run(command, env={**environ, **variables}, cwd=cwd, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
+    if not made.exists():
         raise RuntimeError(f"{what} failed with exit code {done.returncode}; its own words are above")

@@ -61,7 +61,8 @@ def test_a_folder_that_is_no_clone_is_said(tmp_path, monkeypatch):
         compare.run_revision("HEAD", [], say=pytest.fail)
 
 
-def test_the_other_commit_is_built_and_run_apart(tmp_path, monkeypatch):
+@pytest.mark.parametrize("exit_code", [0, 1])  # 1: a baseline computed wrongly, and what was timed is there
+def test_the_other_commit_is_built_and_run_apart(exit_code, monkeypatch):
     ran = []
 
     def run(command, **options):
@@ -70,6 +71,9 @@ def test_the_other_commit_is_built_and_run_apart(tmp_path, monkeypatch):
             folder = Path(command[command.index("--output") + 1])
             folder.mkdir()
             (folder / "results.csv").write_text("benchmark,case,candidate,median\nop,a,ours,1.0\n")
+            return subprocess.CompletedProcess(command, exit_code)
+        if "pip" in command:
+            Path(command[-2]).mkdir()
         return subprocess.CompletedProcess(command, 0, stdout="0123abc\n")
 
     monkeypatch.setattr(compare.subprocess, "run", run)
@@ -79,3 +83,13 @@ def test_the_other_commit_is_built_and_run_apart(tmp_path, monkeypatch):
     assert install[-1] == f"git+file://{compare.ROOT}@0123abc"
     assert options["env"]["PYTHONPATH"].split(":")[0] == install[-2]
     assert bench[-4:-2] == ["purity_fmi", "--quick"]
+
+
+def test_a_commit_that_cannot_be_built_is_said(monkeypatch):
+    monkeypatch.setattr(
+        compare.subprocess,
+        "run",
+        lambda command, **_: subprocess.CompletedProcess(command, int("pip" in command), stdout="0123abc"),
+    )
+    with pytest.raises(RuntimeError, match="building v1 failed with exit code 1"):
+        compare.run_revision("v1", [], say=lambda line: None)
