@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -43,7 +43,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return results.to_json(self.stamp, self.rows)
+        return results.to_json(self.stamp, self.rows) | {"descriptions": self.descriptions}
 
     def write(self, folder: Path) -> None:
         """Write `results.csv`, `benchmarks.md` and `benchmarks.html` into `folder`, all or none of them.
@@ -78,36 +78,64 @@ def listing(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def run_benchmarks(
-    names: Sequence[str],
-    device_name: str,
-    *,
-    threads: int | None,
-    rounds: int | None,
-    seed: int | None,
-    quick: bool,
-    say: Callable[[str], None],
-) -> Report:
-    """Run benchmarks and gather what they found; the options are those of the command.
+class Options(NamedTuple):
+    """Of a run that times; what is None is chosen by the run.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        threads: of torch.
+        rounds: of each case.
+        seed: of the inputs.
+        quick: the first case of each benchmark, few rounds, no memory.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    rounds: int | None = None
+    seed: int | None = None
+    quick: bool = False
+
+    def chosen_seed(self) -> int:
+        """The one given, or a random one."""
+        return secrets.randbits(32) if self.seed is None else self.seed
+
+    def words(self) -> list[str]:
+        """As they stand on the command line."""
+        given = {name: value for name, value in self._asdict().items() if name != "quick" and value is not None}
+        return [f"--{name}={value}" for name, value in given.items()] + ["--quick"] * self.quick
+
+
+def run_benchmarks(names: Sequence[str], options: Options, say: Callable[[str], None]) -> Report:
+    """Run benchmarks and gather what they found.
 
     Raises:
         ValueError: there is no benchmark of such a name, or it does not run on that device; the device is not there.
         MissingDependencyError: pytest-benchmark is not installed.
     """
-    registry.load()
-    device = _device(device_name)
-    chosen = registry.select(names)
-    if elsewhere := [b.name for b in chosen if device.type not in b.devices] if names else []:
-        raise ValueError(f"{', '.join(elsewhere)} does not run on {device.type}: expected device {_devices(elsewhere)}")
-    chosen = [b for b in chosen if device.type in b.devices]
-    seed = secrets.randbits(32) if seed is None else seed
-    effort = QUICK if quick else FULL
-    if rounds is not None:
-        effort = effort._replace(rounds=rounds)
-    with with_threads(threads):
+    chosen = chosen_benchmarks(names, options.device)
+    device = torch.device(options.device)
+    effort = QUICK if options.quick else FULL
+    if options.rounds is not None:
+        effort = effort._replace(rounds=options.rounds)
+    seed = options.chosen_seed()
+    with with_threads(options.threads):
         stamp = results.stamp(device, seed)  # before the long part: it needs what may not be installed
         rows = run(chosen, device, effort, seed, say)
     return Report(stamp, rows, {b.name: b.description for b in chosen})
+
+
+def chosen_benchmarks(names: Sequence[str], device: str) -> list[registry.Benchmark]:
+    """The benchmarks of these names, or all that run on the device where none is given.
+
+    Raises:
+        ValueError: as `run_benchmarks`.
+    """
+    registry.load()
+    kind = _device(device).type
+    chosen = registry.select(names)
+    if elsewhere := [b.name for b in chosen if kind not in b.devices] if names else []:
+        raise ValueError(f"{', '.join(elsewhere)} does not run on {kind}: expected device {_devices(elsewhere)}")
+    return [b for b in chosen if kind in b.devices]
 
 
 @dataclass(frozen=True)
@@ -136,27 +164,15 @@ class ComparedReport(Report):
         return super().to_dict() | {"compared_to": self.revision, "changes": [vars(c) for c in self.changes]}
 
 
-def run_compared(
-    revision: str,
-    names: Sequence[str],
-    device_name: str,
-    *,
-    threads: int | None,
-    rounds: int | None,
-    seed: int | None,
-    quick: bool,
-    say: Callable[[str], None],
-) -> ComparedReport:
+def run_compared(revision: str, names: Sequence[str], options: Options, say: Callable[[str], None]) -> ComparedReport:
     """As `run_benchmarks`, at another commit of this clone first, on the same inputs.
 
     Raises:
         As `run_benchmarks` and `compare.run_revision`.
     """
-    seed = secrets.randbits(32) if seed is None else seed
-    given = {"device": device_name, "threads": threads, "rounds": rounds, "seed": seed}
-    options = [f"--{name}={value}" for name, value in given.items() if value is not None] + ["--quick"] * quick
-    before = compare.run_revision(revision, [*names, *options], say)
-    here = run_benchmarks(names, device_name, threads=threads, rounds=rounds, seed=seed, quick=quick, say=say)
+    options = options._replace(seed=options.chosen_seed())
+    before = compare.run_revision(revision, [*names, *options.words()], say)
+    here = run_benchmarks(names, options, say)
     return ComparedReport(here.stamp, here.rows, here.descriptions, revision, compare.changes(before, here.rows))
 
 

@@ -77,6 +77,11 @@ class Benchmark:
     devices: Sequence[str]
     make_cases: Callable[[], Iterable[Case]]
 
+    @property
+    def file(self) -> str:
+        """The name of the file in `cases/` that registers it."""
+        return self.make_cases.__module__.rpartition(".")[2]
+
     @cached_property
     def cases(self) -> tuple[Case, ...]:
         """At least one, and no label twice."""
@@ -119,14 +124,8 @@ def select(names: Sequence[str]) -> list[Benchmark]:
     Raises:
         ValueError: there is no benchmark of such a name.
     """
-    found = {
-        name: [b for b in BENCHMARKS.values() if name in (b.name, _file(b))] for name in names or sorted(BENCHMARKS)
-    }
+    found = {name: [b for b in BENCHMARKS.values() if name in (b.name, b.file)] for name in names or sorted(BENCHMARKS)}
     if unknown := [name for name, benchmarks in found.items() if not benchmarks]:
-        expected = ", ".join(sorted(BENCHMARKS.keys() | set(map(_file, BENCHMARKS.values()))))
+        expected = ", ".join(sorted(BENCHMARKS.keys() | {b.file for b in BENCHMARKS.values()}))
         raise ValueError(f"no benchmark {', '.join(map(repr, unknown))}: expected some of {expected}")
     return list({b.name: b for benchmarks in found.values() for b in benchmarks}.values())
-
-
-def _file(benchmark: Benchmark) -> str:
-    return benchmark.make_cases.__module__.rpartition(".")[2]

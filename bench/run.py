@@ -131,14 +131,14 @@ def rows(
         )
         if name in times:
             row = replace(
-                _timed(row, times[name]),
+                timed(row, times[name]),
                 ours_faster=timing.ratio(times[name], times[OURS]) if OURS in times else None,
                 of_limit=timing.ratio(needed, times[name]),
                 extra_bytes=extra.get(name),
             )
         yield row
     for name, limit in case.limits.items():
-        yield _timed(Row(benchmark, case.label, name, "limit", *limit.work, NO_PARITY), times[name])
+        yield timed(Row(benchmark, case.label, name, "limit", *limit.work, NO_PARITY), times[name])
 
 
 def _needed(case: Case, times: Mapping[str, Sequence[float]]) -> list[float]:
@@ -154,7 +154,8 @@ def _needed(case: Case, times: Mapping[str, Sequence[float]]) -> list[float]:
     ]
 
 
-def _timed(row: Row, seconds: Sequence[float]) -> Row:
+def timed(row: Row, seconds: Sequence[float]) -> Row:
+    """A row with the statistics of its times."""
     stats = timing.summary(seconds)
     return replace(
         row,

@@ -1,9 +1,7 @@
 """The command `intraformer-fast`. Exit codes: 0 done, 1 our bug, 2 wrong usage, 3 input or environment at fault, 130 Ctrl-C."""
 
 import errno
-import json
 import os
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,56 +9,27 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from intraformer_fast.cli_bench import bench
+from intraformer_fast.cli_options import (
+    BackendOption,
+    DimOption,
+    FeaturesArgument,
+    JsonOption,
+    LabelsArgument,
+    MemoryOption,
+    QuietOption,
+    WorkOption,
+    example,
+    show,
+    size_in_bytes,
+)
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Transformer-based visual clustering over k-NN graphs.",
 )
-
-FeaturesArgument = Annotated[
-    Path, typer.Argument(help="Features: .npy, .bin (with --dim) or .parquet.", metavar="FEATURES")
-]
-LabelsArgument = Annotated[Path, typer.Argument(help="Identities: .npy or .meta.", metavar="LABELS")]
-DimOption = Annotated[int | None, typer.Option(help="Width of the rows of a .bin file.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-BackendOption = Annotated[
-    str, typer.Option(help="What serves the model's ops: auto, reference (plain PyTorch), cpu, triton or cuda.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-
-
-MemoryOption = Annotated[
-    str | None,
-    typer.Option(help="With --work: what a process may take beside mapped files, such as 8GiB; no limit by default."),
-]
-WorkOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder for sets larger than memory: resumed by the same command, shared by torchrun's processes."
-    ),
-]
-
-
-def size_in_bytes(text: str) -> int:
-    """Bytes of a size such as 8GiB, 500MB or 4096."""
-    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-    number, unit = re.fullmatch(r"([0-9]*)(.*)", text.strip().upper(), re.DOTALL).groups()  # type: ignore[union-attr]
-    if not number or unit.strip() not in units:
-        raise ValueError(
-            f"memory = {text!r}: expected a whole number of bytes, or of KB, MB, GB, KiB, MiB or GiB, such as 8GiB"
-        )
-    return int(number) * units[unit.strip()]
-
-
-def example(command: str) -> str:
-    """The last line of a command's help."""
-    return f"Example: intraformer-fast {command}"
-
-
-def show(result: Mapping[str, Any], as_json: bool, text: str) -> None:
-    """Print a command's result on standard output, for machines or for people."""
-    typer.echo(json.dumps(result, allow_nan=False) if as_json else text)
 
 
 @app.command(epilog=example("demo --output report"))
@@ -282,110 +251,7 @@ def evaluate(
     show(report.to_dict(), as_json, str(report))
 
 
-@app.command(epilog=example("bench purity_fmi --output benchmarks"))
-def bench(
-    benchmarks: Annotated[
-        list[str] | None, typer.Argument(help="What to time; everything by default.", metavar="BENCHMARK")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Of torch, on the CPU; its own choice by default.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Of each case; 25, or 5 with --quick.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the inputs; another in every run by default.")] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of results.csv, benchmarks.md and benchmarks.html, or of the pages and tables of --facts."
-        ),
-    ] = None,
-    facts: Annotated[
-        bool, typer.Option("--facts", help="Time nothing: compile the Triton kernels and execute them on the CPU.")
-    ] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="The first case of each, few rounds, no memory.")] = False,
-    compare: Annotated[
-        str | None,
-        typer.Option(help="A commit of this clone: build it, run it too, and flag what is over 5 % slower here."),
-    ] = None,
-    list_only: Annotated[bool, typer.Option("--list", help="Say what there is, and run nothing.")] = False,
-    samples: Annotated[
-        int | None, typer.Option(help="Of `bench scale`: the largest set, of 10,000 to 2,000,000 by default.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Of `bench systems`: glyphs (default), a folder, or learn-to-cluster.")
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Of `bench systems --data learn-to-cluster`: its files.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Of `bench systems`: how many runs of each; 3.", min=1)] = None,
-    size: Annotated[str | None, typer.Option(help="Of the systems: small (default), published or quick.")] = None,
-    classes: Annotated[int | None, typer.Option(help="Of `bench systems`: take so many identities.", min=2)] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check ops against float64, then time them beside eager and compiled PyTorch. Exit code 1 if one computes wrongly, or is slower.
-
-    `bench scale` clusters synthetic sets of growing size instead: time, memory, and the exponent of the growth.
-
-    `bench systems [NAME...]` trains and compares clustering systems; what is in the folder of --output is not run again.
-    """
-    from intraformer_fast.bench.command import listing, run_benchmarks, run_compared
-    from intraformer_fast.bench.facts.command import run_facts
-    from intraformer_fast.bench.scale.command import run_scale
-
-    if list_only:
-        found = listing(benchmarks or [])
-        show(found, as_json, "\n".join(f"{name:<24}{of['description']}" for name, of in found.items()))
-        return
-
-    def say(line: str) -> None:
-        typer.echo(line, err=True)
-
-    report: Any
-    if benchmarks and benchmarks[0] == "systems":
-        from intraformer_fast.bench.systems.command import run_systems
-
-        if facts or device != "cpu" or any(given is not None for given in (rounds, seed, samples, compare)):
-            raise ValueError(
-                "bench systems runs on the CPU with the seeds 0, 1, ...: expected it without --facts, --device, --rounds, --seed, "
-                "--samples and --compare"
-            )
-        report = run_systems(
-            benchmarks[1:],
-            data=data or "glyphs",
-            root=root,
-            classes=classes,
-            size="quick" if quick else size or "small",
-            seeds=seeds or 3,
-            threads=threads,
-            output=output,
-            say=say,
-        )
-    elif any(given is not None for given in (data, root, seeds, size, classes)):
-        raise ValueError(
-            "--data, --root, --seeds, --size and --classes belong to `bench systems`: expected them with that name"
-        )
-    elif samples is not None and benchmarks != ["scale"]:
-        raise ValueError("--samples belongs to `bench scale`: expected it with that name alone")
-    elif compare is not None and (facts or benchmarks == ["scale"]):
-        raise ValueError(
-            "--compare is for what is timed in turns with eager PyTorch: expected it without --facts and scale"
-        )
-    elif benchmarks == ["scale"]:
-        if facts or device != "cpu" or rounds is not None or seed is not None:
-            raise ValueError(
-                "bench scale runs once on the CPU: expected it without --facts, --device, --rounds and --seed"
-            )
-        report = run_scale(most=samples, threads=threads, quick=quick, say=say)
-    elif facts:
-        if device != "cpu" or threads is not None or rounds is not None:
-            raise ValueError("--facts times nothing: expected it without --device, --threads and --rounds")
-        report = run_facts(benchmarks or [], seed=seed, quick=quick, say=say)
-    else:
-        options = {"threads": threads, "rounds": rounds, "seed": seed, "quick": quick}
-        if compare is None:
-            report = run_benchmarks(benchmarks or [], device, **options, say=say)
-        else:
-            report = run_compared(compare, benchmarks or [], device, **options, say=say)
-    if output:
-        report.write(output)
-    show(report.to_dict(), as_json, report.text())
-    raise typer.Exit(report.exit_code)
+app.command(epilog=example("bench purity_fmi --output benchmarks"))(bench)
 
 
 @app.command(epilog=example("profile features.npy --output profile --trace"))

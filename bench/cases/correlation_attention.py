@@ -19,7 +19,7 @@ VALID = 0.8
 BACKENDS = {"cuda": "triton", "cpu": "cpu"}
 
 
-@register("correlation_attention", "C-ATT of the streams 1..k-1 with stream 0, and its gradients.")
+@register("correlation_attention", "C-ATT of the streams 1..k-1 with stream 0, and its gradients.", ("cuda",))
 def cases() -> Iterator[Case]:
     """The paper's size first: 256 neighbors in 4 streams of 64, width 512."""
     half = torch.bfloat16

@@ -123,7 +123,7 @@ def _encoder_case(batch: int, hidden: int, activation: str, *, norm_first: bool)
             "torch.compile": make(lambda model: torch.compile(model, dynamic=False)),
         },
         cost.encoder_layer(batch, n, width, ffn_dim=hidden).times(layers),
-        _limits(torch.float32),
+        limits(torch.float32),
     )
 
 
@@ -160,7 +160,7 @@ def _block_case(
             "torch.compile": lambda inputs: make(torch.compile(reference.block_attention, dynamic=False))(inputs),
         },
         cost.block_attention(*shape, num_blocks, item_bytes=dtype.itemsize, backward=backward),
-        _limits(dtype),
+        limits(dtype),
     )
 
 
@@ -214,7 +214,7 @@ def _stream_case(
         cost.correlation_attention(
             batch, streams * length, length, width, weights=streams, item_bytes=dtype.itemsize, backward=backward
         ),
-        _limits(dtype),
+        limits(dtype),
     )
 
 
@@ -260,7 +260,7 @@ def _model_case(
             **others,
         },
         Work(4 * (batch * n * (width + 1) + (1 + 2 * backward) * parameter_count), (1 + 2 * backward) * flops),
-        _limits(autocast),
+        limits(autocast),
     )
 
 
@@ -379,7 +379,7 @@ def _medium(make: Make) -> Make:
     return switched
 
 
-def _limits(dtype: torch.dtype) -> dict[str, Limit]:
+def limits(dtype: torch.dtype) -> dict[str, Limit]:
     """Multiplying in registers alone, by the instructions that the kernels use for products of this dtype."""
     if native.NOT_LOADED["cpu"]:
         square = torch.zeros(1024, 1024)

@@ -69,7 +69,7 @@ def test_quick_times_the_first_shape_of_purity_fmi(command, monkeypatch):
 
 
 def test_list(tiny, command):
-    assert "tiny                    The softmax of each row." in command("--list").stdout
+    assert "tiny                      The softmax of each row." in command("--list").stdout
     found = json.loads(command("--list", "tiny", "--json").stdout)
     assert found["tiny"]["devices"] == ["cpu"]
     assert found["tiny"]["cases"]["the same again"] == ["eager", "ours"]
@@ -89,6 +89,22 @@ def test_list(tiny, command):
 def test_bad_input(arguments, code, words, tiny, command):
     done = command(*arguments)
     assert done.returncode == code
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--samples", 3), "`bench` does not take --samples: expected some of --device, --threads, --rounds, --seed; "),
+        (("--samples", 3), "--samples belongs to `bench --all` or `bench scale`"),
+        (("scale", "--device", "cuda", "--rounds", 1), "`bench scale` does not take --device, --rounds"),
+        (("--facts", "--compare", "HEAD"), "`bench --facts` does not take --compare"),
+        (("--redraw",), "--redraw belongs to `bench --all`"),
+    ],
+)
+def test_an_option_of_another_kind_of_run(arguments, words, command):
+    done = command(*arguments)
+    assert done.returncode == 3
     assert words in done.stderr
 
 

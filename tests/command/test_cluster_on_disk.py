@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from intraformer_fast.cli import size_in_bytes
+from intraformer_fast.cli_options import size_in_bytes
 from intraformer_fast.data import read_neighbors
 
 

@@ -105,9 +105,9 @@ def test_without_triton(toy_facts, command, monkeypatch):
     ("arguments", "words"),
     [
         (("huge",), "no facts of 'huge': expected some of toy, wrong"),
-        (("--rounds", 3), "--facts times nothing"),
-        (("--threads", 3), "--facts times nothing"),
-        (("--device", "cuda"), "--facts times nothing"),
+        (("--rounds", 3), "`bench --facts` does not take"),
+        (("--threads", 3), "`bench --facts` does not take"),
+        (("--device", "cuda"), "`bench --facts` does not take"),
     ],
 )
 def test_bad_input(toy_facts, command, arguments, words):

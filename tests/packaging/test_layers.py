@@ -31,6 +31,8 @@ LAYERS = [
     {"bench", "report"},
     {"profiling"},
     {"demo"},
+    {"cli_options"},
+    {"cli_bench"},
     {"cli"},
 ]
 HEAVY = ("faiss", "triton", "sklearn", "sknetwork", "matplotlib", "pyarrow", "infomap", "PIL")
