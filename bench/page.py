@@ -3,16 +3,18 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from intraformer_fast.page import Markup, document, element, join
 
 from .results import Row, Stamp
-from .run import FAILED, PASSED
+from .run import DID_NOT_RUN, FAILED, PASSED
 
 AnyRow = TypeVar("AnyRow")
 
 COLUMNS = ("parity", "median", "quartiles", "minimum", "ours is", "GB/s", "of limit", "extra memory")
+
+UNSOUND = (FAILED, DID_NOT_RUN)
 
 LEGEND = (
     "Parity: the largest error against float64, over that of eager PyTorch in the same dtype; every output and gradient "
@@ -36,6 +38,7 @@ STYLE = """
 .even { position: absolute; top: -.15rem; bottom: -.15rem; border-left: 2px solid var(--ink); }
 tr.case th { position: static; background: var(--page); }
 tr.case span { display: inline-block; position: sticky; left: .7rem; max-width: calc(100vw - 4rem); }
+thead th { white-space: normal; }
 tr.limit td, tr.limit th { color: var(--muted); }
 td.failed { color: var(--out); font-weight: 600; }
 """
@@ -49,15 +52,12 @@ def text(stamp: Stamp, rows: Sequence[Row], description: Mapping[str, str]) -> s
         rows: of the run.
         description: of each benchmark, by name.
     """
-    parts = ["; ".join(_facts(stamp).values())]
+    parts = ["; ".join(facts_of(stamp).values())]
     for name, of_name in grouped(rows, "benchmark"):
-        lines: list[Sequence[str]] = [("case", "candidate", *COLUMNS)]
-        for label, of_case in grouped(of_name, "case"):
-            lines += [("" if i else label, row.candidate, *_cells(row)) for i, row in enumerate(of_case)]
         parts += [
             f"## {name}",
             description[name],
-            markdown_table(lines),
+            markdown_groups("case", timings(of_name)),
             *(f"- {problem}" for problem in problems(of_name)),
         ]
     return "\n\n".join(parts)
@@ -71,15 +71,15 @@ def markdown(stamp: Stamp, rows: Sequence[Row], description: Mapping[str, str]) 
 def html(stamp: Stamp, rows: Sequence[Row], description: Mapping[str, str]) -> Markup:
     """A web page that needs nothing from elsewhere: for each benchmark bars of its ratios, and its table."""
     title = "Benchmarks of intraformer-fast"
-    facts = [part for key, value in _facts(stamp).items() for part in (element("dt", key), element("dd", value))]
+    facts = [part for key, value in facts_of(stamp).items() for part in (element("dt", key), element("dd", value))]
     sections = [
         element(
             "section",
             element("h2", name),
             element("p", description[name]),
             *(element("p", problem, class_="warning") for problem in problems(of_name)),
-            _bars(of_name),
-            _html_table(name, of_name),
+            bars(of_name),
+            html_groups(f"All times of {name}", timings(of_name)),
         )
         for name, of_name in grouped(rows, "benchmark")
     ]
@@ -101,7 +101,8 @@ def problems(rows: Iterable[Row]) -> list[str]:
     ]
 
 
-def _facts(stamp: Stamp) -> dict[str, str]:
+def facts_of(stamp: Stamp) -> dict[str, str]:
+    """Of a stamp what people want to know, by what it is of."""
     versions = {"Python": stamp.python, "PyTorch": stamp.torch, "Triton": stamp.triton}
     threads = f"{stamp.threads} thread{'s' if stamp.threads > 1 else ''}"
     commit = f"commit {stamp.commit[:12]}{' with changes' if stamp.dirty else ''}"
@@ -118,7 +119,7 @@ def grouped(rows: Iterable[AnyRow], by: str) -> Iterator[tuple[str, list[AnyRow]
     return ((key, list(found)) for key, found in groupby(rows, lambda row: getattr(row, by)))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def cells(row: Row) -> tuple[str, ...]:
     """One text for each of COLUMNS."""
     parity = "" if row.role == "limit" else row.parity
     if row.error_ratio is not None:
@@ -132,11 +133,21 @@ def _cells(row: Row) -> tuple[str, ...]:
         seconds(row.median),
         f"{seconds(row.p25)} – {seconds(row.p75)}",
         seconds(row.min),
-        "" if row.ours_faster is None or row.role == "ours" else _times(row.ours_faster),
+        "" if row.ours_faster is None or row.role == "ours" else factor(row.ours_faster),
         f"{row.gb_per_s:.3g}",
-        "" if row.of_limit is None else f"{100 * row.of_limit:.{0 if row.of_limit >= 0.1 else 1}f} %",
-        "" if row.extra_bytes is None else f"{row.extra_bytes / 2**20:.1f} MiB",
+        percent(row.of_limit),
+        mebibytes(row.extra_bytes),
     )
+
+
+def percent(share: float | None) -> str:
+    """With two digits; empty where nothing is known."""
+    return "" if share is None else f"{100 * share:.{0 if share >= 0.1 else 1}f} %"
+
+
+def mebibytes(count: int | None) -> str:
+    """Empty where nothing is known."""
+    return "" if count is None else f"{count / 2**20:.1f} MiB"
 
 
 def seconds(value: float) -> str:
@@ -145,7 +156,8 @@ def seconds(value: float) -> str:
     return f"{value * factor:#.3g}".rstrip(".") + f" {unit}"
 
 
-def _times(ratio: float) -> str:
+def factor(ratio: float) -> str:
+    """Of `Row.ours_faster`, in words."""
     return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
 
 
@@ -159,7 +171,58 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _bars(rows: Sequence[Row]) -> Markup:
+class Line(NamedTuple):
+    """A line of a table: its cells, and its class on the web page."""
+
+    cells: Sequence[str]
+    kind: str = ""
+
+
+class Grouped(NamedTuple):
+    """A table whose lines belong to groups: the heads of its columns, and each group's name with its lines."""
+
+    columns: Sequence[str]
+    groups: Sequence[tuple[str, Sequence[Line]]]
+
+
+def timings(rows: Sequence[Row]) -> Grouped:
+    """The table of a benchmark's rows, a group a case."""
+    groups = []
+    for label, of_case in grouped(rows, "case"):
+        groups.append((label, [Line((row.candidate, *cells(row)), row.role) for row in of_case]))
+    return Grouped(("candidate", *COLUMNS), groups)
+
+
+def markdown_groups(heading: str, table: Grouped) -> str:
+    """One table; the name of a group, in a first column of this heading, stands in its first line alone. No heading, no such column."""
+    lines = [(heading, *table.columns)]
+    for name, of_group in table.groups:
+        lines += [("" if i else name, *line.cells) for i, line in enumerate(of_group)]
+    return markdown_table(lines if heading else [line[1:] for line in lines])
+
+
+def html_groups(label: str, table: Grouped) -> Markup:
+    """One table that scrolls where it is too wide; the name of a group, if any, has a line of its own. Its style is STYLE.
+
+    Args:
+        label: of the table, for those who do not see it.
+        table: what stands in it.
+    """
+    lines = []
+    for name, of_group in table.groups:
+        if name:
+            heading = element("th", element("span", name), scope="rowgroup", colspan=len(table.columns))
+            lines.append(element("tr", heading, class_="case"))
+        for line in of_group:
+            first, *rest = line.cells
+            cells = [element("td", cell, **({"class_": "failed"} if cell.startswith(UNSOUND) else {})) for cell in rest]
+            lines.append(element("tr", element("th", first, scope="row"), *cells, class_=line.kind))
+    head = element("tr", *(element("th", column, scope="col") for column in table.columns))
+    whole = element("table", element("thead", head), element("tbody", *lines))
+    return element("div", whole, class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
+def bars(rows: Sequence[Row]) -> Markup:
     """For each case a figure with a bar for each baseline, from even to the ratio; all on one logarithmic scale."""
     compared = [(row, row.ours_faster) for row in rows if row.role == "baseline" and row.ours_faster is not None]
     if not compared:
@@ -167,21 +230,21 @@ def _bars(rows: Sequence[Row]) -> Markup:
     ends = [math.log(ratio) for _, ratio in compared]
     low, high = min(0.0, *ends), max(math.log(2), *ends)
 
-    def percent(position: float) -> float:
+    def place(position: float) -> float:
         return 100 * (position - low) / (high - low)
 
     figures = []
     for label, of_case in groupby(compared, lambda found: found[0].case):
         lines = []
         for row, ratio in of_case:
-            left, right = sorted((percent(0.0), percent(math.log(ratio))))
+            left, right = sorted((place(0.0), place(math.log(ratio))))
             extent = f"left: {left:.2f}%; width: {right - left:.2f}%"
             bar = element("div", class_="bar" if ratio >= 1 else "bar slower", style=extent)
-            even = element("div", class_="even", style=f"left: {percent(0.0):.2f}%")
+            even = element("div", class_="even", style=f"left: {place(0.0):.2f}%")
             lines += [
                 element("span", row.candidate),
                 element("div", bar, even, class_="track", role="presentation"),
-                element("span", _times(ratio)),
+                element("span", factor(ratio)),
             ]
         caption = element("figcaption", element("b", label))
         figures.append(element("figure", caption, element("div", *lines, class_="bars")))
@@ -189,18 +252,3 @@ def _bars(rows: Sequence[Row]) -> Markup:
         "How many times faster ours is than each baseline, on a logarithmic scale; at the line both take the same time."
     )
     return join([element("p", key, class_="note"), element("div", *figures, class_="grid")])
-
-
-def _html_table(name: str, rows: Sequence[Row]) -> Markup:
-    lines = []
-    for label, of_case in grouped(rows, "case"):
-        heading = element("th", element("span", label), scope="rowgroup", colspan=1 + len(COLUMNS))
-        lines.append(element("tr", heading, class_="case"))
-        for row in of_case:
-            parity, *cells = _cells(row)
-            failed = {"class_": "failed"} if row.role != "limit" and row.parity != PASSED else {}
-            columns = [element("td", parity, **failed), *(element("td", cell) for cell in cells)]
-            lines.append(element("tr", element("th", row.candidate, scope="row"), *columns, class_=row.role))
-    head = element("tr", *(element("th", heading, scope="col") for heading in ("candidate", *COLUMNS)))
-    table = element("table", element("thead", head), element("tbody", *lines))
-    return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=f"All times of {name}")

@@ -225,6 +225,120 @@ def growth(rows: Sequence[Mapping[str, Any]], stages: Sequence[str], extrapolate
     return _png(figure)
 
 
+def speedups(cases: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> bytes:
+    """For each case a bar a baseline, from even to how many times faster ours is; logarithmic, to the left where ours is slower.
+
+    Args:
+        cases: of each its name, and by baseline the baseline's time over ours, above 0.
+    """
+    names = list(dict.fromkeys(name for _, bars in cases for name, _ in bars))
+    count = sum(len(bars) for _, bars in cases)
+    figure = _figure(0.8 + 0.17 * count + 0.3 * len(cases) + 0.2 * math.ceil(len(names) / 2))
+    axes = figure.subplots()
+    ends = [0.5, 2.0, *(ratio for _, bars in cases for _, ratio in bars)]
+    low, high = min(ends) / 1.25, max(ends) * 1.6
+    top = 0.0
+    handles: dict[str, Any] = {}
+    for case, bars in cases:
+        axes.text(low, top, _shortened(case), color=INK, va="center", parse_math=False, fontsize=8.5)
+        for i, (name, ratio) in enumerate(bars):
+            color = GROUP_COLORS[names.index(name) % len(GROUP_COLORS)]
+            place = top + 1 + i
+            handles[name] = axes.barh(place, ratio - 1, left=1, height=0.8, color=color)
+            _text(
+                axes,
+                ratio * (1.05 if ratio >= 1 else 0.95),
+                place,
+                f"{ratio:.2f}",
+                fontsize=7.5,
+                ha="left" if ratio >= 1 else "right",
+            )
+        top += len(bars) + 1.8
+    axes.axvline(1, color=INK, linewidth=1.2)
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.set_ylim(top - 1.2, -0.8)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= tick <= high]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("how many times faster ours is")
+    axes.grid(axis="x")
+    legend = figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=2, frameon=False, handlelength=1.2
+    )
+    _plain(legend.get_texts())
+    return _png(figure)
+
+
+class Point(NamedTuple):
+    """One mark of `roofline`: its series, operations a byte, operations a second, and whether it is filled."""
+
+    series: str
+    intensity: float
+    rate: float
+    filled: bool = True
+
+
+def roofline(
+    heading: str, peaks: Mapping[str, float], bandwidths: Mapping[str, float], points: Sequence[Point], marks: str
+) -> bytes:
+    """Operations a second over operations a byte, both logarithmic, under what the machine can do.
+
+    Args:
+        heading: what the marks are; it stands in the picture, so that none is shown without it.
+        peaks: operations a second, by name.
+        bandwidths: bytes a second, by name.
+        points: at most seven series have a color of their own.
+        marks: what a hollow mark is; empty where there is none.
+    """
+    figure = _figure(4.4)
+    axes = figure.subplots()
+    top = max(peaks.values())
+    left = min([point.intensity for point in points] + [0.25 * top / max(bandwidths.values())]) / 2
+    right = max([point.intensity for point in points] + [4 * top / min(bandwidths.values())]) * 2
+    x = np.geomspace(left, right, 200)
+    strokes = ("-", "--", ":")
+    for i, (name, bandwidth) in enumerate(bandwidths.items()):
+        axes.plot(
+            x,
+            np.minimum(bandwidth * x, top),
+            strokes[i % 3],
+            color=INK,
+            linewidth=1.2,
+            label=f"{name}, {bandwidth / 1e9:,.3g} GB/s",
+        )
+    for i, (name, peak) in enumerate(peaks.items()):
+        axes.axhline(
+            peak, linestyle=strokes[i % 3], color=MUTED, linewidth=1.2, label=f"{name}, {peak / 1e9:,.4g} GFLOP/s"
+        )
+    for i, series in enumerate(dict.fromkeys(point.series for point in points)):
+        color = GROUP_COLORS[i % len(GROUP_COLORS)]
+        for filled in (True, False):
+            of_kind = [point for point in points if point.series == series and point.filled == filled]
+            axes.plot(
+                [point.intensity for point in of_kind],
+                [point.rate for point in of_kind],
+                "o",
+                color=color,
+                fillstyle="full" if filled else "none",
+                markersize=5,
+                label=series if filled else None,
+            )
+    if marks:
+        axes.plot([], [], "o", color=MUTED, fillstyle="none", markersize=5, label=f"hollow: {marks}")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(left, right)
+    axes.set_xlabel("floating-point operations a byte, the least that are needed")
+    axes.set_ylabel("FLOP/s")
+    axes.set_title(heading, fontsize=9, color=INK, parse_math=False, wrap=True)
+    axes.grid()
+    _plain(figure.legend(loc="outside lower center", ncols=1, frameon=False, handlelength=1.6).get_texts())
+    return _png(figure)
+
+
 class Spread(NamedTuple):
     """One method of `std_and_mean` and `std_radar`: for each metric its mean and STD over groups, in [0, 1]."""
 

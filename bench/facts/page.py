@@ -1,10 +1,12 @@
 """The facts as people read them: two tables for the terminal, Markdown and a web page."""
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from intraformer_fast.page import Markup, document, element
 
-from ..page import grouped, markdown_table, seconds
+from .. import page as benchmark_page
+from ..page import Grouped, Line, grouped, html_groups, markdown_groups, seconds
 from ..results import Stamp
 from ..run import FAILED
 from .rows import CompiledRow, ExecutedRow, Row
@@ -14,12 +16,21 @@ COMPILED = "Compiled, with a static bound; never run on a GPU"
 EXECUTED = "Executed on the CPU, from the PTX for sm_80; never run on a GPU"
 
 COMPILED_COLUMNS = (
-    "case", "kernel", "for", "registers", "spilled", "shared memory", "programs an SM", "tensor-core instructions",
+    "kernel", "for", "registers", "spilled", "shared memory", "programs an SM", "tensor-core instructions",
     "busiest on chip", "issued / useful FLOP", "static bound", "of roofline", "bound by", "chip busy",
 )  # fmt: skip
 EXECUTED_COLUMNS = (
-    "case", "kernel", "programs", "parity", "sectors", "sectors / least", "issued / useful FLOP", "bank conflicts / wavefronts",
+    "kernel", "programs", "parity", "sectors", "sectors / least", "issued / useful FLOP", "bank conflicts / wavefronts",
 )  # fmt: skip
+
+# Fourteen columns fit a page of 1,280 pixels where the words in them may break.
+STYLE = (
+    benchmark_page.STYLE
+    + """
+.facts td, .facts th { white-space: normal; font-size: .85rem; padding: .35rem .45rem; }
+.facts th:first-child { min-width: 5rem; }
+"""
+)
 
 LEGEND = (
     "Compiled: what Triton and ptxas make of the launch, read from the machine code. Spilled: bytes that a thread stores to and loads "
@@ -39,8 +50,8 @@ def text(stamp: Stamp, rows: Sequence[Row]) -> str:
     parts = ["; ".join(facts_of(stamp).values())]
     for name, of_name in grouped(rows, "benchmark"):
         parts.append(f"## {name}")
-        for heading, columns, lines in _tables(of_name):
-            parts += [f"### {heading}", markdown_table([columns, *lines])]
+        for heading, table in tables(of_name):
+            parts += [f"### {heading}", markdown_groups("case", table)]
         parts += [f"- {problem}" for problem in problems(of_name)]
     return "\n\n".join(parts)
 
@@ -58,11 +69,7 @@ def html(stamp: Stamp, rows: Sequence[Row]) -> Markup:
             "section",
             element("h2", name),
             *(element("p", problem, class_="warning") for problem in problems(of_name)),
-            *(
-                part
-                for heading, columns, lines in _tables(of_name)
-                for part in (element("h3", heading), _html_table(heading, columns, lines))
-            ),
+            *html_tables(of_name),
         )
         for name, of_name in grouped(rows, "benchmark")
     ]
@@ -71,6 +78,7 @@ def html(stamp: Stamp, rows: Sequence[Row]) -> Markup:
         element("header", element("h1", TITLE), element("dl", *facts)),
         element("main", *sections, element("section", *(element("p", line, class_="note") for line in LEGEND))),
         element("footer"),
+        style=STYLE,
     )
 
 
@@ -100,10 +108,24 @@ def problems(rows: Iterable[Row]) -> list[str]:
     return found
 
 
-def _tables(rows: Sequence[Row]) -> list[tuple[str, Sequence[str], list[Sequence[str]]]]:
-    compiled = [_compiled_cells(row) for row in rows if isinstance(row, CompiledRow)]
-    executed = [_executed_cells(row) for row in rows if isinstance(row, ExecutedRow)]
-    return [(COMPILED, COMPILED_COLUMNS, compiled), (EXECUTED, EXECUTED_COLUMNS, executed)]
+def tables(rows: Sequence[Row]) -> list[tuple[str, Grouped]]:
+    """The headings and tables of one name's facts, a group a case."""
+    compiled = [(row.case, _compiled_cells(row)) for row in rows if isinstance(row, CompiledRow)]
+    executed = [(row.case, _executed_cells(row)) for row in rows if isinstance(row, ExecutedRow)]
+    return [(COMPILED, _by_case(COMPILED_COLUMNS, compiled)), (EXECUTED, _by_case(EXECUTED_COLUMNS, executed))]
+
+
+def _by_case(columns: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> Grouped:
+    by_case = groupby(lines, lambda line: line[0])
+    return Grouped(columns, [(case, [Line(cells) for _, cells in of_case]) for case, of_case in by_case])
+
+
+def html_tables(rows: Sequence[Row]) -> list[Markup]:
+    """Of one name, with their headings; their style is STYLE."""
+    return [
+        element("div", element("h3", heading), html_groups(heading, table), class_="facts")
+        for heading, table in tables(rows)
+    ]
 
 
 def _compiled_cells(row: CompiledRow) -> Sequence[str]:
@@ -115,14 +137,13 @@ def _compiled_cells(row: CompiledRow) -> Sequence[str]:
         time = seconds(row.bound) if row.bound is not None else ""
         of_case = (_ratio(row.issued_flops, row.useful_flops), time, roofline, row.binding, share)
     return (
-        row.case if row.launch == 0 else "",
         row.kernel,
         f"sm_{row.capability}" + (f" ({row.gpu.partition('-')[0]})" if row.gpu else ""),
         str(row.registers),
         f"{row.spill_store_bytes} + {row.spill_load_bytes} B" if row.stack_bytes else "0",
         _kib(row.shared_bytes),
         f"{row.programs_per_multiprocessor} ({row.limiter})" if row.programs_per_multiprocessor else "",
-        row.tensor_core or "none",
+        row.tensor_core.replace(" ", "\u00a0").replace(",\u00a0", ", ") or "none",  # a count stays with its instruction
         row.on_chip,
         *of_case,
     )
@@ -131,10 +152,9 @@ def _compiled_cells(row: CompiledRow) -> Sequence[str]:
 def _executed_cells(row: ExecutedRow) -> Sequence[str]:
     parity = row.parity if row.error_ratio is None else f"{row.parity} ({row.error_ratio:.2g})"
     if row.load_sectors is None or row.store_sectors is None or row.bank_conflicts is None:
-        return (row.case, row.kernel, str(row.programs), parity, "", "", "", "")
+        return (row.kernel, str(row.programs), parity, "", "", "", "")
     sectors = row.load_sectors + row.store_sectors
     return (
-        row.case,
         row.kernel,
         str(row.programs),
         parity,
@@ -151,13 +171,3 @@ def _ratio(part: int | None, whole: int | None) -> str:
 
 def _kib(count: int) -> str:
     return f"{count / 1024:.4g} KiB"
-
-
-def _html_table(heading: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Markup:
-    head = element("tr", *(element("th", column, scope="col") for column in columns))
-    body = [
-        element("tr", element("th", first, scope="row"), *(element("td", cell) for cell in rest))
-        for first, *rest in lines
-    ]
-    table = element("table", element("thead", head), element("tbody", *body))
-    return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=heading)

@@ -1,0 +1,1 @@
+"""The evidence of one machine on one page: `intraformer-fast bench --all`."""
