@@ -240,7 +240,8 @@ def speedups(cases: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> bytes:
     top = 0.0
     handles: dict[str, Any] = {}
     for case, bars in cases:
-        axes.text(low, top, _shortened(case), color=INK, va="center", parse_math=False, fontsize=8.5)
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # the line of "even" stops at a name
+        _text(axes, low, top, _shortened(case), fontsize=8.5, bbox=paper)
         for i, (name, ratio) in enumerate(bars):
             color = GROUP_COLORS[names.index(name) % len(GROUP_COLORS)]
             place = top + 1 + i
@@ -301,18 +302,11 @@ def roofline(
     x = np.geomspace(left, right, 200)
     strokes = ("-", "--", ":")
     for i, (name, bandwidth) in enumerate(bandwidths.items()):
-        axes.plot(
-            x,
-            np.minimum(bandwidth * x, top),
-            strokes[i % 3],
-            color=INK,
-            linewidth=1.2,
-            label=f"{name}, {bandwidth / 1e9:,.3g} GB/s",
-        )
+        label = f"{name}, {_rate(bandwidth)}B/s"
+        axes.plot(x, np.minimum(bandwidth * x, top), strokes[i % 3], color=INK, linewidth=1.2, label=label)
     for i, (name, peak) in enumerate(peaks.items()):
-        axes.axhline(
-            peak, linestyle=strokes[i % 3], color=MUTED, linewidth=1.2, label=f"{name}, {peak / 1e9:,.4g} GFLOP/s"
-        )
+        label = f"{name}, {_rate(peak)}FLOP/s"
+        axes.axhline(peak, linestyle=strokes[i % 3], color=MUTED, linewidth=1.2, label=label)
     for i, series in enumerate(dict.fromkeys(point.series for point in points)):
         color = GROUP_COLORS[i % len(GROUP_COLORS)]
         for filled in (True, False):
@@ -331,6 +325,8 @@ def roofline(
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(left, right)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_minor_locator().set_params(numticks=0)
     axes.set_xlabel("floating-point operations a byte, the least that are needed")
     axes.set_ylabel("FLOP/s")
     axes.set_title(heading, fontsize=9, color=INK, parse_math=False, wrap=True)
@@ -476,6 +472,12 @@ def _plain(texts: Sequence[Any]) -> None:
 
 def _shortened(name: str, longest: int = LONGEST_NAME) -> str:
     return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _rate(value: float) -> str:
+    """With three digits and the prefix of its unit."""
+    factor, prefix = next((f, p) for f, p in ((1e15, "P"), (1e12, "T"), (1e9, "G")) if value >= f or p == "G")
+    return f"{value / factor:.3g} {prefix}"
 
 
 def _is(key: str, kind: str) -> bool:

@@ -160,7 +160,7 @@ def this_cpu() -> Device:
 
 
 def device_of(device: str | Device) -> Device:
-    """The device of a name: "cpu" is the processor here, "A100" and "H100" those of `gpus.GPUS`.
+    """The device of a name: "cpu" is the processor here, "A100", "H100" and "B200" those of `gpus.GPUS`.
 
     Raises:
         ValueError: there is none of that name.
@@ -206,7 +206,7 @@ def estimate(
     Args:
         op: one of `OPS`.
         shape: the arguments of the function of that name in this module, such as {"batch": 64, "heads": 4, "n": 256, "width": 128}.
-        device: "cpu", the processor here; "A100", "H100"; or a `Device`.
+        device: "cpu", the processor here; "A100", "H100", "B200"; or a `Device`.
         precision: of the products and the tensors, "fp32", "tf32" or "bf16". None: "bf16" on a GPU, "fp32" on a CPU.
 
     Raises:

@@ -11,7 +11,7 @@ class Gpu:
 
     Attributes:
         name: with memory and form, which decide the rates.
-        capability: 80 or 90.
+        capability: 80, 90 or 100.
         multiprocessors: their number.
         clock: Hz, the one that the peaks below are quoted for.
         bandwidth: of the device's memory, bytes a second.
@@ -54,9 +54,11 @@ SHARED_LIMIT = {80: 163 * KIB, 90: 227 * KIB, 100: 227 * KIB}
 """Bytes of shared memory that one program can have, by capability."""
 
 # Peaks, SMs, clock and bandwidth: the NVIDIA A100 80GB data sheet and the A100 whitepaper (108 SMs at 1,410 MHz, 2,039 GB/s, 312
-# TFLOP/s bf16 and 156 TF32); the H100 whitepaper and the H100 SXM data sheet (132 SMs at 1,830 MHz, 3.35 TB/s, 989.4 and 494.7).
-# Results a cycle: CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions", columns 8.0 and 9.0. Sizes of an SM:
-# the same, "Technical Specifications per Compute Capability", and NVIDIA's arch_traits.cuh.
+# TFLOP/s bf16 and 156 TF32); the H100 whitepaper and the H100 SXM data sheet (132 SMs at 1,830 MHz, 3.35 TB/s, 989.4 and 494.7);
+# the HGX B200 data sheet and the Blackwell technical brief (2.25 PFLOP/s bf16 and half of it TF32, "up to" 8 TB/s), where the clock
+# is what 148 SMs need for that at 8,192 operations a cycle.
+# Results a cycle: CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions", columns 8.0, 9.0 and 10.0. Sizes of an
+# SM: the same, "Technical Specifications per Compute Capability", and NVIDIA's arch_traits.cuh.
 GPUS = (
     Gpu(
         name="A100-SXM4-80GB",
@@ -82,6 +84,23 @@ GPUS = (
         clock=1.83e9,
         bandwidth=3.35e12,
         peaks={"bf16": 989.4e12, "tf32": 494.7e12, "fp32": 66.9e12},
+        float_lanes=128,
+        integer_lanes=64,
+        special_lanes=16,
+        shuffle_lanes=32,
+        shared_bandwidth=128,
+        shared_bytes=228 * KIB,
+        registers=65536,
+        warps=64,
+        programs=32,
+    ),
+    Gpu(
+        name="B200-SXM6-180GB",
+        capability=100,
+        multiprocessors=148,
+        clock=1.856e9,
+        bandwidth=8e12,
+        peaks={"bf16": 2.25e15, "tf32": 1.125e15, "fp32": 75e12},
         float_lanes=128,
         integer_lanes=64,
         special_lanes=16,

@@ -1,17 +1,14 @@
 """A page as sections of paragraphs, tables and pictures, written as Markdown and as one web page."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeAlias
 
 from intraformer_fast.page import Markup, document, element
 
 from ..page import Grouped, html_groups, markdown_groups
-
-STYLE = """
-figure.chart { max-width: 40rem; }
-"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def html(title: str, facts: Mapping[str, str], sections: Sequence[Section], styl
     """The same in one file that needs nothing from elsewhere; `style` is that of its tables."""
     pairs = [part for key, value in facts.items() for part in (element("dt", key), element("dd", value))]
     body = [
-        element("section", element(f"h{section.level}", section.heading), *map(_html_block, section.blocks))
+        element("section", element(f"h{section.level}", section.heading), *_html_blocks(section.blocks))
         for section in sections
     ]
     return document(
@@ -80,8 +77,15 @@ def html(title: str, facts: Mapping[str, str], sections: Sequence[Section], styl
         element("header", element("h1", title), element("dl", *pairs)),
         element("main", *body),
         element("footer"),
-        style=style + STYLE,
+        style=style,
     )
+
+
+def _html_blocks(blocks: Sequence[Block]) -> Iterator[Markup]:
+    """Pictures that follow each other stand side by side where there is room."""
+    for are_pictures, of_kind in groupby(blocks, lambda block: isinstance(block, Picture)):
+        found = [_html_block(block) for block in of_kind]
+        yield from [element("div", *found, class_="grid")] if are_pictures else found
 
 
 def _html_block(block: Block) -> Markup:
@@ -90,7 +94,5 @@ def _html_block(block: Block) -> Markup:
         return element("div", table, class_="facts") if block.dense else table
     if isinstance(block, Picture):
         source = "data:image/png;base64," + base64.b64encode(block.data).decode()
-        return element(
-            "figure", element("img", src=source, alt=block.shows), element("figcaption", block.shows), class_="chart"
-        )
+        return element("figure", element("img", src=source, alt=block.shows), element("figcaption", block.shows))
     return element("pre", block.text) if isinstance(block, Pre) else element("p", block)

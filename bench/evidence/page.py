@@ -44,9 +44,9 @@ ROOFLINES = (
     "precision has another peak and is left out; so is what does no floating-point operations to speak of (purity_fmi)."
 )
 GPU = (
-    "No figure of this section was measured on a GPU: it is what Triton and ptxas compile the kernels to, what the busiest part of the "
-    "GPU needs for that at published rates if everything overlaps (the static bound), and what an emulator counts on the CPU. Where "
-    "kernels were measured on a GPU, their READMEs say so; they are quoted below, with what they were measured on."
+    "Nothing of this run was executed on a GPU. These are what Triton and ptxas compile the kernels to, what the busiest part of a GPU "
+    "needs for that at published rates if everything overlaps (the static bound), and what an emulator counts on the CPU. Where kernels "
+    "were once measured on a GPU their READMEs say so, and on what; that is quoted at the end of this section."
 )
 
 
@@ -134,7 +134,7 @@ def in_short(found: Stored) -> Section:
         "nearest baseline",
         "against it",
     )
-    return Section("In short", [words, Table("Every case of ours", "benchmark", Grouped(columns, groups))])
+    return Section("In short", [words, Table("Every case of ours", "benchmark", Grouped(columns, groups), dense=True)])
 
 
 def _in_short(ours: Row, beaten: Sequence[Row]) -> tuple[str, ...]:
@@ -163,7 +163,9 @@ def lost(found: Stored) -> Section:
     groups = [(name, [_lost(loss) for loss in of_name]) for name, of_name in grouped(lines, "benchmark")]
     columns = ("case", "baseline", "in", "ours", "theirs", "ours takes", "")
     words = "Every case and baseline where ours is slower or holds more memory than the baseline, the worst first; nothing is left out."
-    return Section("Where ours loses", [words, Table("Where ours loses", "benchmark", Grouped(columns, groups))])
+    return Section(
+        "Where ours loses", [words, Table("Where ours loses", "benchmark", Grouped(columns, groups), dense=True)]
+    )
 
 
 def _lost(loss: Loss) -> Line:
@@ -189,11 +191,6 @@ def rooflines(found: Stored) -> Iterator[Block]:
         heading = f"{found.machine.stamp.machine}, {found.machine.stamp.threads} threads: measured"
         shows = "Roofline of this processor, measured, with every case of ours (filled) and of eager PyTorch (hollow)."
         yield Picture("roofline-cpu.png", charts.roofline(heading, peaks, bandwidths, points, "eager PyTorch"), shows)
-        yield Table(
-            "What this processor does at most",
-            "",
-            Grouped(("limit", "", "median", "quartiles"), [("", _rates(found.machine.rows))]),
-        )
     compiled = [row for facts in found.facts for row in facts.rows if isinstance(row, CompiledRow)]
     for gpu in GPUS:
         points = [
@@ -209,6 +206,12 @@ def rooflines(found: Stored) -> Iterator[Block]:
                 f"Roofline of an {gpu.name} at published rates, with the static bounds of our kernels; never run there."
             )
             yield Picture(f"roofline-{gpu.name.partition('-')[0].lower()}.png", picture, shows)
+    if found.machine:
+        yield Table(
+            "What this processor does at most",
+            "",
+            Grouped(("limit", "", "median", "quartiles"), [("", _rates(found.machine.rows))]),
+        )
 
 
 def _rates(rows: Sequence[Row]) -> list[Line]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from intraformer_fast.gpus import RESERVED, Gpu
 
-from .compiled import TENSOR_CORE, Compiled, warp_flops
+from .compiled import WARP_WIDE, Compiled, warp_flops
 from .sass import Instruction
 
 WARP = 32
@@ -115,16 +115,19 @@ def kernel_time(compiled: Compiled, gpu: Gpu, programs: int, trips: Sequence[int
             for part, busy in cost(instruction, gpu).items():
                 warp[part] += times * busy
     cycles = {part: total * compiled.num_warps for part, total in warp.items()}
+    if whole := compiled.tcgen05_flops(trips):
+        precision = "tf32" if "kind::tf32" in compiled.ptx else "bf16"
+        cycles["tensor cores"] = cycles.get("tensor cores", 0.0) + whole / gpu.matrix_flops(precision)
     busiest = max(cycles, key=lambda part: cycles[part])
     rounds = math.ceil(programs / gpu.multiprocessors)  # of the SM with the most
     return KernelTime(cycles, busiest, rounds * cycles[busiest] / gpu.clock, *residency(compiled, gpu))
 
 
 def cost(instruction: Instruction, gpu: Gpu) -> dict[str, float]:
-    """Cycles that an SM is kept busy by one warp's instruction, by part."""
+    """Cycles that an SM is kept busy by one warp's instruction, by part. Of tcgen05, a program's, the issue alone."""
     name = instruction.name
     parts = {"issue": 1 / SCHEDULERS}
-    if name in TENSOR_CORE:
+    if name in WARP_WIDE:
         precision = "tf32" if "TF32" in instruction.opcode else "bf16"
         parts["tensor cores"] = warp_flops(instruction.opcode) / gpu.matrix_flops(precision)
     elif name in FLOAT:

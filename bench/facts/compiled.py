@@ -94,19 +94,23 @@ class Compiled:
         Raises:
             ValueError: not one number for each loop, or an instruction whose shape is not known.
         """
-        executions = self.code.executions(trips)
-        found = [
-            (i, times) for i, times in zip(self.code.instructions, executions, strict=True) if i.name in TENSOR_CORE
-        ]
-        if self.capability < 100:
-            return sum(times * warp_flops(i.opcode) for i, times in found) * self.num_warps
+        executions = zip(self.code.instructions, self.code.executions(trips), strict=True)
+        of_warps = sum(times * warp_flops(i.opcode) for i, times in executions if i.name in WARP_WIDE)
+        return of_warps * self.num_warps + self.tcgen05_flops(trips)
+
+    def tcgen05_flops(self, trips: Sequence[int] = ()) -> int:
+        """The part of `mma_flops` that programs issue as one, on sm_100."""
+        executions = zip(self.code.instructions, self.code.executions(trips), strict=True)
+        found = [times for i, times in executions if i.name in PROGRAM_WIDE]
         described = [program_flops(self.ptx, *match) for match in TCGEN05.findall(self.ptx)]
         if len(described) != len(found):
             raise ValueError(f"{self.name}: {len(found)} tcgen05 instructions come from {len(described)} in the PTX")
-        return sum(times * flops for (_, times), flops in zip(found, described, strict=True))
+        return sum(times * flops for times, flops in zip(found, described, strict=True))
 
 
-TENSOR_CORE = ("HMMA", "IMMA", "DMMA", "QMMA", "HGMMA", "IGMMA", "QGMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA")
+WARP_WIDE = ("HMMA", "IMMA", "DMMA", "QMMA", "HGMMA", "IGMMA", "QGMMA")
+PROGRAM_WIDE = ("UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA")
+TENSOR_CORE = (*WARP_WIDE, *PROGRAM_WIDE)
 
 TCGEN05 = re.compile(r"tcgen05\.mma\.cta_group::1\.kind::(\w+) \[[^]]*\], [^,]+, [^,]+, (%\w+),")
 

@@ -38,7 +38,8 @@ LEGEND = (
     "Static bound: the time that the busiest part of the GPU needs for the compiled instructions, or its memory for the least bytes, "
     "at published rates, if everything overlapped perfectly. No speed was ever achieved, measured or calibrated. Of roofline: the time "
     "of the least work at the peaks, over the bound. Chip busy: the share of the bound that the busiest parts of the "
-    "multiprocessors take. Bound, FLOP and share are of all kernels of a case together.",
+    "multiprocessors take. Bound, FLOP and share are of all kernels of a case together. For sm_100 a kernel with loops has none: how "
+    "often they run there is not known, since Triton takes turns out of them.",
     "Executed on the CPU: every access checked to be within its tensor, shared memory to be free of races, the results against "
     "float64 (at most twice the error of eager PyTorch). Sectors: of 32 bytes, that warps ask for, before any cache; the least is what "
     "any kernel reads and writes. Bank conflicts: passes of shared memory that a better layout would not need.",

@@ -139,7 +139,8 @@ def compiled_rows(benchmark: str, case: FactsCase) -> Iterator[CompiledRow]:
         flops = [kernel.issued_flops for kernel in kernels]
         gpu = next((gpu for gpu in GPUS if gpu.capability == capability), None)
         fits = all(kernel.compiled.shared_bytes <= SHARED_LIMIT[capability] for kernel in kernels)
-        times = [kernel_time(k.compiled, gpu, k.programs, k.trips) for k in kernels] if gpu and fits else []
+        known = fits and None not in flops
+        times = [kernel_time(k.compiled, gpu, k.programs, k.trips) for k in kernels] if gpu and known else []
         found = bound(times, gpu, *case.work, case.precision) if gpu and times else None
         for number, kernel in enumerate(kernels):
             row = CompiledRow(
@@ -185,10 +186,10 @@ class _Kernel:
     def __init__(self, launch: Launch, capability: int, case: FactsCase) -> None:
         self.compiled = compile_launch(launch, capability)
         self.programs = math.prod(launch.grid)
-        self.trips = case.trips(launch)
+        self.trips = case.trips(launch) if capability < 100 else ()
+        # For 100 Triton takes turns out of loops, so that the trips are not those of the launch.
         known = capability < 100 or not self.compiled.code.working_loops
-        trips = self.trips if capability < 100 else ()
-        self.issued_flops = self.compiled.mma_flops(trips) * self.programs if known else None
+        self.issued_flops = self.compiled.mma_flops(self.trips) * self.programs if known else None
 
 
 def executed_row(benchmark: str, case: FactsCase, generator: torch.Generator) -> ExecutedRow:

@@ -7,7 +7,7 @@ from intraformer_fast.bench.facts.bound import bound, cost, kernel_time, residen
 from intraformer_fast.bench.facts.compiled import Compiled, compile_launch
 from intraformer_fast.gpus import GPUS, gpu
 
-A100, H100 = GPUS
+A100, H100, B200 = GPUS
 
 
 def compiled(*lines, capability=80, registers=64, shared=0, num_warps=4):
@@ -21,11 +21,13 @@ def test_rates_agree_with_the_peaks():
     """Tensor cores: 1024 and 2048 multiply-adds of bf16 a cycle and SM. Float: two operations a lane and cycle."""
     assert A100.matrix_flops("bf16") == pytest.approx(2 * 1024, rel=2e-3)
     assert H100.matrix_flops("bf16") == pytest.approx(2 * 2048, rel=2e-3)
+    assert B200.matrix_flops("bf16") == pytest.approx(2 * 4096, rel=2e-3)
     for one in GPUS:
         assert one.peaks["tf32"] * 2 == one.peaks["bf16"]
     assert A100.float_lanes * 2 * A100.multiprocessors * A100.clock == pytest.approx(A100.peaks["fp32"], rel=2e-3)
-    # The H100's 66.9 TFLOP/s of float32 are quoted for a higher clock (1,980 MHz) than its tensor cores.
-    assert H100.float_lanes * 2 * H100.multiprocessors * 1.98e9 == pytest.approx(H100.peaks["fp32"], rel=2e-3)
+    # Float32 of the later two is quoted for a higher clock (1,980 MHz) than their tensor cores.
+    for one in (H100, B200):
+        assert one.float_lanes * 2 * one.multiprocessors * 1.98e9 == pytest.approx(one.peaks["fp32"], rel=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,12 @@ def test_multiplying_more_than_is_useful_lowers_the_bound():
     time = kernel_time(kernel, A100, 108)
     assert bound([time], A100, 1, flops, "bf16").of_roofline == pytest.approx(1, rel=2e-3)
     assert bound([time], A100, 1, flops // 2, "bf16").of_roofline == pytest.approx(0.5, rel=2e-3)
+
+
+def test_what_a_program_multiplies_as_one_is_counted(attention, meta):
+    found = compile_launch(attention(*meta(4, (4, 64, 128))), 100)
+    cycles = kernel_time(found, B200, 148).cycles["tensor cores"]
+    assert cycles == pytest.approx(2 * 2 * 64 * 64 * 128 / 8192, rel=2e-3)
 
 
 def test_residency():

@@ -24,6 +24,14 @@ def test_attention_on_every_architecture(attention, meta, capability, instructio
     assert 3 * 64 * 128 * 2 <= found.dynamic_shared_bytes + (16384 if capability == 80 else 0) <= 65536
 
 
+def test_small_tiles_for_100_multiply_in_warps(attention, meta):
+    """Too few rows for tcgen05: HMMA, which a whole run of the facts once took for it."""
+    found = compile_launch(attention(*meta(4, (4, 16, 128)), tile=16), 100)
+    assert {opcode.partition(".")[0] for opcode in found.tensor_core} == {"HMMA"}
+    assert found.mma_flops() >= 2 * 2 * 16 * 16 * 128
+    assert found.tcgen05_flops() == 0
+
+
 def test_registers_are_those_of_ptxas(attention, meta, tmp_path):
     """Read from the cubin; ptxas says it itself when asked to assemble the same PTX."""
     from triton import knobs
