@@ -325,8 +325,10 @@ def roofline(
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(left, right)
+    rates = [point.rate for point in points] + list(peaks.values())
+    axes.set_ylim(10 ** math.floor(math.log10(min(rates))), 10 ** math.ceil(math.log10(1.05 * max(rates))))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.get_minor_locator().set_params(numticks=0)
+        axis.set_minor_formatter("")  # decades are labelled, and nothing else
     axes.set_xlabel("floating-point operations a byte, the least that are needed")
     axes.set_ylabel("FLOP/s")
     axes.set_title(heading, fontsize=9, color=INK, parse_math=False, wrap=True)

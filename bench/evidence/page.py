@@ -45,8 +45,8 @@ ROOFLINES = (
 )
 GPU = (
     "Nothing of this run was executed on a GPU. These are what Triton and ptxas compile the kernels to, what the busiest part of a GPU "
-    "needs for that at published rates if everything overlaps (the static bound), and what an emulator counts on the CPU. Where kernels "
-    "were once measured on a GPU their READMEs say so, and on what; that is quoted at the end of this section."
+    "needs for that at published rates if everything overlaps (the static bound), and what an emulator counts on the CPU. Where "
+    "kernels were once measured on a GPU their READMEs say so, and on what; that is quoted at the end of this section."
 )
 
 

@@ -49,6 +49,22 @@ def test_more_groups_than_colors_are_still_drawn():
     assert len(image) > len(few)
 
 
+def test_speedups_are_as_long_as_their_logarithms():
+    image = pixels(charts.speedups([("a", [("x", 2.0), ("y", 8.0)]), ("b", [("z", 0.5)])]))
+    x, y, z = (longest_run(mask(image, color)) for color in charts.GROUP_COLORS[:3])
+    assert y == pytest.approx(3 * x, rel=0.03)
+    assert z == pytest.approx(x, rel=0.03)
+
+
+def test_marks_of_a_roofline_lie_as_far_apart_as_their_logarithms():
+    points = [charts.Point(name, 100.0, rate) for name, rate in (("a", 8e11), ("b", 8e10), ("c", 8e9))]
+    image = pixels(charts.roofline("r", {"peak": 1e12}, {"memory": 1e11}, points, ""))
+    above = image[: 6 * len(image) // 10]  # below stands the legend
+    a, b, c = (np.median(np.nonzero(mask(above, color))[0]) for color in charts.GROUP_COLORS[:3])
+    assert b - a == pytest.approx(c - b, abs=3)
+    assert b - a > 50
+
+
 def spreads(*stds):
     return [charts.Spread(f"m{i}", [0.9] * 3, [std] * 3, False) for i, std in enumerate(stds)]
 
