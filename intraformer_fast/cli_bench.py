@@ -26,7 +26,7 @@ def bench(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch, on the CPU; its own choice by default.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Of each case; 25, or 5 with --quick.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Of each case; 25, 15 with --all, 5 with --quick.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the inputs; another in every run by default.")] = None,
     output: Annotated[
         Path | None,

@@ -18,6 +18,9 @@ from . import page
 from .parts import Part, all_parts, chosen, stored
 
 FILE = "results.json"
+ROUNDS = 15
+"""Of each case, where the options name none: the whole then takes some 25 minutes on two cores."""
+
 SAME = ("machine", "commit", "torch", "intraformer_fast")
 """Of the stamp of a stored part: where all are as now, it is not run again."""
 
@@ -74,7 +77,7 @@ def run_all(
 
     Args:
         names: of benchmarks, of files of them, of facts, or "scale".
-        options: of what is timed.
+        options: of what is timed; 15 rounds by default.
         samples: of the largest set of `scale`; 100,000 by default.
         output: the folder; it must be given.
         redraw: run nothing.
@@ -92,6 +95,8 @@ def run_all(
         if not content:
             raise ValueError(f"there is no {file} to draw: expected the folder of an earlier `bench --all`")
         return EvidenceReport(content)
+    if options.rounds is None and not options.quick:
+        options = options._replace(rounds=ROUNDS)
     found = all_parts(options, samples, say)
     wanted = chosen(found, names)
     now = vars(results.stamp(torch.device("cpu"), 0))
