@@ -1,6 +1,8 @@
-"""What the site is made of beside its Markdown: the reference of the command, the contracts in csrc/, and formulas as MathML."""
+"""What the site is made of beside its Markdown: the reference of the command, the contracts in csrc/, the list of benchmarked machines,
+and formulas as MathML."""
 
 import html
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = "commands.md"
+MACHINES = "{{ benchmarks }}"
 CONTRACT = re.compile(r"^\{\{ contract (\S+) \}\}$", re.MULTILINE)
 FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL
@@ -24,8 +27,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the contract of a header of csrc/ where a page names it."""
-    return CONTRACT.sub(lambda found: contract(found[1]), markdown)
+    """Put the contract of a header of csrc/, and the list of machines, where a page names them."""
+    return CONTRACT.sub(lambda found: contract(found[1]), markdown.replace(MACHINES, machines()))
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -50,6 +53,22 @@ def contract(path: str) -> str:
             was_code = is_code
         parts.append(f"  {line}" if is_code else re.sub(r"[*<\[]", r"\\\g<0>", line))
     return "\n".join(parts)
+
+
+def machines() -> str:
+    """A line for each folder of docs/benchmarks/ with results: the machine, the commit and the day."""
+    lines = ["| machine | run | |", "| --- | --- | --- |"]
+    for file in sorted((ROOT / "docs" / "benchmarks").glob("*/results.json")):
+        reports = [
+            part["report"]
+            for part in json.loads(file.read_text()).values()
+            if "report" in part
+        ]
+        stamp, folder = reports[0]["stamp"], file.parent.name
+        machine = f"[{stamp['machine']}, {stamp['threads']} threads]({folder}/benchmarks.md)"
+        run = f"{stamp['date'][:10]}, commit {stamp['commit'][:12]}, PyTorch {stamp['torch']}"
+        lines.append(f"| {machine} | {run} | [one file]({folder}/benchmarks.html) |")
+    return "\n".join(lines) if len(lines) > 2 else "No run is kept here yet."
 
 
 def commands_page() -> str:
