@@ -28,7 +28,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the contract of a header of csrc/, and the list of machines, where a page names them."""
-    return CONTRACT.sub(lambda found: contract(found[1]), markdown.replace(MACHINES, machines()))
+    return CONTRACT.sub(
+        lambda found: contract(found[1]), markdown.replace(MACHINES, machines())
+    )
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -65,7 +67,9 @@ def machines() -> str:
             if "report" in part
         ]
         stamp, folder = reports[0]["stamp"], file.parent.name
-        machine = f"[{stamp['machine']}, {stamp['threads']} threads]({folder}/benchmarks.md)"
+        machine = (
+            f"[{stamp['machine']}, {stamp['threads']} threads]({folder}/benchmarks.md)"
+        )
         run = f"{stamp['date'][:10]}, commit {stamp['commit'][:12]}, PyTorch {stamp['torch']}"
         lines.append(f"| {machine} | {run} | [one file]({folder}/benchmarks.html) |")
     return "\n".join(lines) if len(lines) > 2 else "No run is kept here yet."

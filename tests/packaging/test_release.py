@@ -1,6 +1,7 @@
 """What goes with a wheel: the list of its parts and licenses."""
 
 import importlib.metadata
+import re
 import runpy
 import zipfile
 from email.parser import HeaderParser
@@ -68,3 +69,10 @@ def test_no_wheel_is_refused(wheel):
 )
 def test_a_license_is_what_a_package_declares(header, expected):
     assert RELEASE["licenses"](HeaderParser().parsestr(header)) == expected
+
+
+def test_the_newest_version_of_the_changelog_is_that_of_the_package():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    unreleased, newest = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d{2}-\d{2})?$", changelog, re.MULTILINE)[:2]
+    assert unreleased == "Unreleased"
+    assert f'\nversion = "{newest}"\n' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
