@@ -3,11 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from intraformer_fast import charts
-from intraformer_fast.gpus import GPUS
 
 from .. import page as benchmark_page
 from ..facts import page as facts_page
-from ..facts.rows import CompiledRow
 from ..facts.rows import Row as FactsRow
 from ..page import (
     Grouped,
@@ -25,23 +23,17 @@ from ..registry import EAGER
 from ..results import Row, Stamp
 from ..run import PASSED
 from ..scale.command import STAGES
-from . import quoted
+from . import quoted, rooflines
 from .blocks import Block, Picture, Pre, Section, Table, html, markdown, markdown_block
 from .losses import Loss, losses
 from .parts import Stored
 
 TITLE = "Benchmarks of intraformer-fast"
 COMMAND = "intraformer-fast bench --all --output FOLDER"
-NEVER_RUN = "static bound, never run on a GPU"
 
 HOW = (
     f"Made by `{COMMAND}`, which stores what it finds in results.json beside this page; with --redraw the page is drawn from that "
     "again, and nothing is run. Every ratio is of times taken in turns in one process, and what fails parity has no speed."
-)
-ROOFLINES = (
-    "Each mark is a case: the operations that it needs over the bytes that any implementation has to move, and how many of them a "
-    "second it reaches. The rates of this processor are measured, those of the GPUs published by NVIDIA. What computes in a coarser "
-    "precision has another peak and is left out; so is what does no floating-point operations to speak of (purity_fmi)."
 )
 GPU = (
     "Nothing of this run was executed on a GPU. These are what Triton and ptxas compile the kernels to, what the busiest part of a GPU "
@@ -51,11 +43,12 @@ GPU = (
 
 
 def text(found: Stored) -> str:
-    """How every case of ours does, and where it loses."""
+    """How every case of ours does, where it loses, and how a clustering grows."""
     parts = []
-    for section in (in_short(found), lost(found)):
-        parts.append(f"## {section.heading}")
-        parts += [markdown_block(block) for block in section.blocks]
+    for section in (in_short(found), lost(found)) if found.benchmarks else ():
+        parts += [f"## {section.heading}", *map(markdown_block, section.blocks)]
+    if found.scale:
+        parts.append(found.scale.text())
     return "\n\n".join([*parts, *failures(found)])
 
 
@@ -79,7 +72,8 @@ def content(found: Stored) -> Iterator[Section]:
     if found.benchmarks:
         yield in_short(found)
         yield lost(found)
-    yield Section("Rooflines", [ROOFLINES, *rooflines(found)])
+    if rates := rooflines.blocks(found):
+        yield Section("Rooflines", rates)
     for report in found.benchmarks:
         (name,) = report.descriptions
         yield Section(name, [report.descriptions[name], _run_of(report.stamp), *of_benchmark(name, report.rows)])
@@ -161,7 +155,7 @@ def lost(found: Stored) -> Section:
     if not lines:
         return Section("Where ours loses", ["In no case, to no baseline."])
     groups = [(name, [_lost(loss) for loss in of_name]) for name, of_name in grouped(lines, "benchmark")]
-    columns = ("case", "baseline", "in", "ours", "theirs", "ours takes", "")
+    columns = ("case", "baseline", "in", "ours", "theirs", "ours takes", "note")
     words = "Every case and baseline where ours is slower or holds more memory than the baseline, the worst first; nothing is left out."
     return Section(
         "Where ours loses", [words, Table("Where ours loses", "benchmark", Grouped(columns, groups), dense=True)]
@@ -172,61 +166,6 @@ def _lost(loss: Loss) -> Line:
     shown = seconds if loss.of == "time" else lambda count: mebibytes(int(count))
     sure = "" if loss.sure else "within the spread"
     return Line((loss.case, loss.baseline, loss.of, shown(loss.ours), shown(loss.theirs), f"{loss.ratio:.2f}x", sure))
-
-
-def rooflines(found: Stored) -> Iterator[Block]:
-    """The processor with what was measured on it, then the GPUs with static bounds."""
-    if found.machine and found.benchmarks:
-        rates = {row.candidate: row for row in found.machine.rows if row.median}
-        peaks = {name: row.least_flops / (row.median or 1) for name, row in rates.items() if row.least_flops}
-        bandwidths = {name: row.least_bytes / (row.median or 1) for name, row in rates.items() if not row.least_flops}
-        points = [
-            charts.Point(
-                row.benchmark, row.least_flops / row.least_bytes, row.least_flops / row.median, row.role == "ours"
-            )
-            for of_case in _cases_in_full_precision(all_rows(found))
-            for row in of_case
-            if row.median and row.least_flops and (row.role == "ours" or row.candidate == EAGER)
-        ]
-        heading = f"{found.machine.stamp.machine}, {found.machine.stamp.threads} threads: measured"
-        shows = "Roofline of this processor, measured, with every case of ours (filled) and of eager PyTorch (hollow)."
-        yield Picture("roofline-cpu.png", charts.roofline(heading, peaks, bandwidths, points, "eager PyTorch"), shows)
-    compiled = [row for facts in found.facts for row in facts.rows if isinstance(row, CompiledRow)]
-    for gpu in GPUS:
-        points = [
-            charts.Point(row.benchmark, row.useful_flops / row.least_bytes, row.useful_flops / row.bound)
-            for row in compiled
-            if row.gpu == gpu.name and row.launch == 0 and row.bound
-        ]
-        if points:
-            peaks = {f"{name}, published": peak for name, peak in gpu.peaks.items()}
-            bandwidths = {"memory, published": gpu.bandwidth}
-            picture = charts.roofline(f"{gpu.name}: {NEVER_RUN}", peaks, bandwidths, points, "")
-            shows = (
-                f"Roofline of an {gpu.name} at published rates, with the static bounds of our kernels; never run there."
-            )
-            yield Picture(f"roofline-{gpu.name.partition('-')[0].lower()}.png", picture, shows)
-    if found.machine:
-        yield Table(
-            "What this processor does at most",
-            "",
-            Grouped(("limit", "", "median", "quartiles"), [("", _rates(found.machine.rows))]),
-        )
-
-
-def _rates(rows: Sequence[Row]) -> list[Line]:
-    return [Line((row.candidate, _rate(row), *benchmark_page.cells(row)[1:3])) for row in rows]
-
-
-def _rate(row: Row) -> str:
-    amount = row.least_flops or row.least_bytes
-    return f"{amount / (row.median or 1) / 1e9:.4g} {'GFLOP/s' if row.least_flops else 'GB/s'}"
-
-
-def _cases_in_full_precision(rows: Sequence[Row]) -> list[list[Row]]:
-    """Where ours is held to eager's error; see `Case.coarse`."""
-    by_case = [of_case for _, of_name in grouped(rows, "benchmark") for _, of_case in grouped(of_name, "case")]
-    return [of_case for of_case in by_case if any(r.role == "ours" and r.error_ratio is not None for r in of_case)]
 
 
 def of_benchmark(name: str, rows: Sequence[Row]) -> Iterator[Block]:

@@ -20,10 +20,10 @@ def sections() -> Iterator[tuple[str, str, str]]:
 
 
 def blocks(text: str) -> Iterator[str | Grouped]:
-    """Paragraphs and tables, without marks of emphasis."""
-    for part in re.split(r"\n\s*\n", re.sub(r"\*\*|`", "", text)):
+    """Paragraphs, items of lists and tables, without marks of emphasis."""
+    for part in re.split(r"\n\s*\n|\n(?=- )", re.sub(r"\*\*|`", "", text)):
         if not part.startswith("|"):
-            yield part.replace("\n", " ")
+            yield " ".join(part.split())
             continue
         head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines())
         yield Grouped(head, [("", [Line(line) for line in lines])])

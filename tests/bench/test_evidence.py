@@ -217,6 +217,13 @@ def test_what_was_measured_on_gpus_is_quoted_with_its_origin():
     assert all(len(line.cells) == len(table.columns) for table in tables for _, lines in table.groups for line in lines)
 
 
+def test_items_of_a_list_stay_apart():
+    text = "Where we lose:\n\n- one run\n  of **256**;\n- float32\n\n| a | b |\n| --- | --- |\n| 1 | `2` |"
+    words, one, two, table = quoted.blocks(text)
+    assert (words, one, two) == ("Where we lose:", "- one run of 256;", "- float32")
+    assert table.groups[0][1][0].cells == ["1", "2"]
+
+
 def test_without_a_folder_or_results(tmp_path):
     with pytest.raises(ValueError, match="expected a folder"):
         run(None)
