@@ -79,7 +79,7 @@ def stream_flops(model: Intraformer, n: int) -> list[int]:
     width, hidden = model.embed_dim, int(model.config["ffn_dim"])  # type: ignore[call-overload]
     lengths = cost.runs(n, model.num_subclusters)
     flops = [cost.encoder_layer(1, length, width, ffn_dim=hidden).flops for length in lengths]
-    for m, length in enumerate(lengths[1:], 1):
+    for m, length in enumerate(lengths[1:] if model.config["cross_attention"] else (), 1):
         flops[m] += cost.correlation_attention(1, length, lengths[0], width).flops
     return [len(model.blocks) * of_block for of_block in flops]
 
@@ -103,9 +103,7 @@ def _stream(
     q, k, v = split_heads(layer.project(h), model.num_heads)
     attention = routing.select("block_attention", q, k, v, valid, 1, backend=model.backend)
     h = layer.add_attention(h, merge_heads(attention.block_attention(q, k, v, 1, valid=valid)))
-    if anchor is not None:
-        cross = block.cross
-        assert cross is not None
+    if anchor is not None and (cross := block.cross) is not None:
         module = routing.select("correlation_attention", h, anchor, cross.weight, anchor_valid, backend=model.backend)
         h = h + model._cross(block, stream, h, anchor, valid, anchor_valid, module.correlation_attention)
     return layer.add_ffn(h)

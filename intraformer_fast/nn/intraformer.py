@@ -1,6 +1,7 @@
 """The drop-in Intraformer: the reference's parameters, the library's ops."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -197,7 +198,7 @@ class Intraformer(reference.Intraformer):
                 layer.add_attention(tokens[:, start:stop], attended[:, start:stop])
                 for layer, (start, stop) in zip(layers, bounds, strict=True)
             ]
-        if len(hidden) > 1:
+        if len(hidden) > 1 and block.cross is not None:
             answers = self._cross_streams(block, hidden[1:], tokens[:, : bounds[0][1]], valid, samples)
             hidden[1:] = [h + answer for h, answer in zip(hidden[1:], answers, strict=True)]
         if not merged:
@@ -280,14 +281,21 @@ class Intraformer(reference.Intraformer):
         sizes: encoder_block.Sizes,
     ) -> Tensor:
         packed = packed_weights(block, streams, sizes)
-        return encoder_block.encoder_block(
-            tokens,
-            valid,
-            [packed[min(m, len(packed) - 1)] for m in range(self.num_subclusters)],
-            sizes,
+        packed = [packed[min(m, len(packed) - 1)] for m in range(self.num_subclusters)]
+        call = partial(
+            encoder_block.encoder_block,
+            sizes=sizes,
             anchor_asks=self.cross_query == "anchor",
             epsilon=block.layer(0).norm_attention.eps,
         )
+        if block.cross is not None or len(packed) == 1:
+            return call(tokens, valid, packed)
+        bounds = reference.subcluster_bounds(tokens.shape[1], len(packed))
+        alone = [
+            call(tokens[:, start:stop], None if valid is None else valid[:, start:stop], [weights])
+            for (start, stop), weights in zip(bounds, packed, strict=True)
+        ]
+        return torch.cat(alone, dim=1)
 
 
 def _layers(block: Block, streams: int) -> list[StreamLayer]:
@@ -306,9 +314,7 @@ def _stream_parameters(block: Block, stream: int) -> list[Tensor]:
         layer.ffn_down,
     ]
     parameters: list[Tensor] = [p for module in modules for p in (module.weight, module.bias)]
-    if stream > 0:
-        cross = block.cross
-        assert cross is not None
+    if stream > 0 and (cross := block.cross) is not None:
         parameters.append(cross.weight[stream - 1])
         for norm in (cross.norm_members[stream - 1], cross.norm_anchor):
             parameters += [norm.weight, norm.bias]  # type: ignore[list-item]

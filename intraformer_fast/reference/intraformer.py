@@ -64,12 +64,18 @@ class Block(nn.Module):
     """One block of all k streams: a Transformer for sub-cluster 0, Cross-transformers for the others."""
 
     def __init__(
-        self, embed_dim: int, num_subclusters: int, ffn_dim: int, dropout: float, share_cross_weights: bool
+        self,
+        embed_dim: int,
+        num_subclusters: int,
+        ffn_dim: int,
+        dropout: float,
+        share_cross_weights: bool,
+        cross_attention: bool,
     ) -> None:
         super().__init__()
         num_cross = min(num_subclusters - 1, 1) if share_cross_weights else num_subclusters - 1
         self.layers = nn.ModuleList(StreamLayer(embed_dim, ffn_dim, dropout) for _ in range(1 + num_cross))
-        self.cross = CrossLayer(embed_dim, num_cross) if num_cross else None
+        self.cross = CrossLayer(embed_dim, num_cross) if num_cross and cross_attention else None
         self.dropout = nn.Dropout(dropout)
 
     def layer(self, stream: int) -> StreamLayer:
@@ -102,6 +108,7 @@ class Intraformer(nn.Module):
         cross_query: who asks in C-ATT: "member" (tokens of stream m look at sub-cluster 0) or "anchor" (tokens of
             sub-cluster 0 look at stream m, and row j of the answer is added to token j of stream m).
         share_cross_weights: one Cross-transformer for the streams 1..k-1 instead of one each.
+        cross_attention: whether there is C-ATT. Without it, for ablations, the streams are Transformers that never meet.
         backend: which implementation serves the attentions. The reference knows one, itself.
 
     Raises:
@@ -123,6 +130,7 @@ class Intraformer(nn.Module):
         similarity_input: bool = False,
         cross_query: str = "member",
         share_cross_weights: bool = False,
+        cross_attention: bool = True,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -161,6 +169,7 @@ class Intraformer(nn.Module):
             "similarity_input": similarity_input,
             "cross_query": cross_query,
             "share_cross_weights": share_cross_weights,
+            "cross_attention": cross_attention,
         }
         self.embed_dim = embed_dim
         self.num_neighbors = num_neighbors
@@ -177,7 +186,8 @@ class Intraformer(nn.Module):
             nn.Parameter(0.02 * torch.randn(num_neighbors, embed_dim)) if position == "learned" else None
         )
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_subclusters, ffn_dim, dropout, share_cross_weights) for _ in range(num_layers)
+            Block(embed_dim, num_subclusters, ffn_dim, dropout, share_cross_weights, cross_attention)
+            for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(embed_dim)
         self.head = nn.Linear(embed_dim, 1)
@@ -267,7 +277,7 @@ class Intraformer(nn.Module):
             layer = block.layer(m)
             q, k, v = split_heads(layer.project(h), self.num_heads)
             h = layer.add_attention(h, merge_heads(block_attention(q, k, v, 1, valid=mask)))
-            if m > 0:
+            if m > 0 and block.cross is not None:
                 h = h + self._cross(block, m, h, streams[0], mask, masks[0], correlation_attention)
             outputs.append(layer.add_ffn(h))
         return torch.cat(outputs, dim=1)

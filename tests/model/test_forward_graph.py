@@ -11,6 +11,7 @@ OPTIONS = [
     {"num_subclusters": 1},
     {"num_subclusters": 3},
     {"num_subclusters": 2, "input_dim": 6},
+    {"num_subclusters": 2, "cross_attention": False},
     {"num_subclusters": 3, "cross_query": "anchor", "share_cross_weights": True},
 ]
 

@@ -17,6 +17,7 @@ OPTIONS = [
     {"num_subclusters": 3, "share_cross_weights": True, "similarity_input": True},
     {"num_subclusters": 3, "input_dim": 6, "position": "sinusoidal"},
     {"num_subclusters": 16, "position": "none", "ffn_dim": 5},
+    {"num_subclusters": 3, "cross_attention": False},
 ]
 
 
@@ -127,6 +128,18 @@ def test_one_cluster_does_not_see_another():
     first, second = model(x), model(changed)
     assert torch.equal(first[[0, 2]], second[[0, 2]])
     assert not torch.equal(first[1], second[1])
+
+
+def test_without_c_att_streams_never_meet_and_have_no_parameters_for_it():
+    model, _ = pair(num_subclusters=3, cross_attention=False)
+    assert not any("cross" in name for name in model.state_dict())
+    x = clusters(1, 13, 8)
+    for stream in (slice(0, 5), slice(5, 9), slice(9, 13)):
+        changed = x.clone()
+        changed[0, stream] *= -1
+        same = model(x)[0] == model(changed)[0]
+        assert same.sum() == 13 - (stream.stop - stream.start)
+        assert not same[stream].any()
 
 
 def test_sub_cluster_zero_does_not_see_the_others_and_they_see_it():

@@ -23,6 +23,7 @@ MODELS = {
     "ragged, anchor asks": (96, 37, 4, 2, 2, {"cross_query": "anchor"}),
     "many short ones": (32, 250, 16, 1, 2, {"share_cross_weights": True, "ffn_dim": 48}),
     "wide": (512, 130, 2, 1, 4, {}),
+    "without C-ATT": (64, 50, 4, 2, 2, {"cross_attention": False}),
 }
 
 

@@ -24,10 +24,11 @@ def tokens(batch, n, width=16, seed=0):
 @pytest.mark.parametrize("cross_query", ["member", "anchor"])
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("n", [16, 13, 3])
-def test_a_floor_of_0_is_the_exact_answer(cross_query, share, n):
+@pytest.mark.parametrize("crosses", [False, True])
+def test_a_floor_of_0_is_the_exact_answer(cross_query, share, n, crosses):
     torch.manual_seed(0)
-    options = {"input_dim": 16, "similarity_input": True, "cross_query": cross_query, "share_cross_weights": share}
-    model = Intraformer(8, 16, 4, 2, 2, **options).eval()
+    options = {"cross_query": cross_query, "share_cross_weights": share, "cross_attention": crosses}
+    model = Intraformer(8, 16, 4, 2, 2, input_dim=16, similarity_input=True, **options).eval()
     x = tokens(9, n)
     valid = torch.ones(9, n, dtype=torch.bool)
     valid[::2, n - n // 3 :] = False
@@ -60,8 +61,9 @@ def test_a_cluster_ends_with_the_sub_cluster_in_whose_tail_nobody_is_found():
 
 
 @pytest.mark.parametrize("n", [4, 14])
-def test_work_is_that_of_the_matrix_products(n):
-    model = reference.Intraformer(8, 16, 4, 2, 2)
+@pytest.mark.parametrize("crosses", [False, True])
+def test_work_is_that_of_the_matrix_products(n, crosses):
+    model = reference.Intraformer(8, 16, 4, 2, 2, cross_attention=crosses)
     h, bounds = torch.randn(1, n, 8), reference.subcluster_bounds(n, 4)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         for block in model.blocks:
