@@ -64,7 +64,7 @@ class Clusters:
             raise ValueError(f"neighbors has shape {tuple(self.neighbors.shape)}: expected [N, n], both at least 1")
         if self.neighbors.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"neighbors is {self.neighbors.dtype}: expected int64 or int32")
-        if model.position == "learned" and self.neighbors.shape[1] > model.num_neighbors:
+        if model.knows_ranks and self.neighbors.shape[1] > model.num_neighbors:
             raise ValueError(
                 f"neighbors has {self.neighbors.shape[1]} columns and the model learned {model.num_neighbors} ranks: "
                 "give fewer columns or make the model with a larger num_neighbors"

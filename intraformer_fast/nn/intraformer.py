@@ -117,8 +117,8 @@ class Intraformer(reference.Intraformer):
         return self._unfused_block(block, tokens, valid, bounds)
 
     def forward_graph(self, features: Tensor, neighbors: Tensor) -> Tensor:
-        """As the reference's. Where the first block sees nothing of a token but its feature (`position="none"` and no
-        `similarity_input`; a rank moves what the norm in front of the projections sees), and clusters overlap so much that it is
+        """As the reference's. Where the first block sees nothing of a token but its feature (`tokens="features"`, `position="none"`
+        and no `similarity_input`; a rank moves what the norm in front of the projections sees), and clusters overlap so much that it is
         less work, queries, keys and values of the first block, and the anchor of its C-ATT, are made once a sample instead of once a
         place."""
         table = self._sample_tokens(features, neighbors)
@@ -147,7 +147,7 @@ class Intraformer(reference.Intraformer):
     def _sample_tokens(self, features: Tensor, neighbors: Tensor) -> Tensor | None:
         """The tokens [N, d] of all samples as they enter the first block, or None where a place has a token of its own, or where
         projecting every sample for each of the k streams would be more work than projecting every place."""
-        if self.position != "none" or self.similarity_projection is not None:
+        if self.tokens != "features" or self.position != "none" or self.similarity_projection is not None:
             return None
         if self.backend == "reference" or self.compute == "int8":
             return None

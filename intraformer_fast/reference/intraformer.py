@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from intraformer_fast.reference.attention import block_attention, correlation_attention
 from intraformer_fast.reference.decomposition import subcluster_bounds
 
+TOKENS = ("features", "similarities")
 POSITIONS = ("learned", "sinusoidal", "none")
 CROSS_QUERIES = ("member", "anchor")
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
@@ -103,8 +104,12 @@ class Intraformer(nn.Module):
         input_dim: width of the features. None means `embed_dim`; another width puts a Linear in front.
         ffn_dim: hidden width of the feed-forward network. None means 4 * `embed_dim`.
         dropout: rate on what attention and feed-forward network add to the residual. 0 by default, as in the paper.
+        tokens: what a token is made from: "features", as in the paper, that of the neighbour; or "similarities", its cosines to all
+            members of the cluster in their order, by one Linear(num_neighbors, d). Features are then compared and never read, so
+            that nothing about the training identities can be learnt by heart.
         position: how a token knows its rank: "learned" (an embedding a rank), "sinusoidal" or "none".
         similarity_input: whether a token also carries its cosine to the centroid. Off by default: the paper's tokens do not.
+            For features; among the similarities it is the first.
         cross_query: who asks in C-ATT: "member" (tokens of stream m look at sub-cluster 0) or "anchor" (tokens of
             sub-cluster 0 look at stream m, and row j of the answer is added to token j of stream m).
         share_cross_weights: one Cross-transformer for the streams 1..k-1 instead of one each.
@@ -126,6 +131,7 @@ class Intraformer(nn.Module):
         input_dim: int | None = None,
         ffn_dim: int | None = None,
         dropout: float = 0.0,
+        tokens: str = "features",
         position: str = "learned",
         similarity_input: bool = False,
         cross_query: str = "member",
@@ -155,6 +161,7 @@ class Intraformer(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout = {dropout}: expected a rate in [0, 1)")
         for name, value, known in (
+            ("tokens", tokens, TOKENS),
             ("position", position, POSITIONS),
             ("cross_query", cross_query, CROSS_QUERIES),
             ("backend", backend, BACKENDS),
@@ -162,9 +169,13 @@ class Intraformer(nn.Module):
             if value not in known:
                 raise ValueError(f"{name} = {value!r}: expected one of {', '.join(map(repr, known))}")
 
+        if similarity_input and tokens == "similarities":
+            raise ValueError("similarity_input is for tokens='features': the similarities begin with that to the centroid")
+
         self.config = {
             **sizes,
             "dropout": dropout,
+            "tokens": tokens,
             "position": position,
             "similarity_input": similarity_input,
             "cross_query": cross_query,
@@ -176,11 +187,14 @@ class Intraformer(nn.Module):
         self.num_subclusters = num_subclusters
         self.num_heads = num_heads
         self.input_dim = input_dim
+        self.tokens = tokens
         self.position = position
         self.cross_query = cross_query
         self.backend = backend
 
-        self.input_projection = nn.Linear(input_dim, embed_dim) if input_dim != embed_dim else None
+        token_dim = input_dim if tokens == "features" else num_neighbors
+        projects = tokens == "similarities" or input_dim != embed_dim
+        self.input_projection = nn.Linear(token_dim, embed_dim) if projects else None
         self.similarity_projection = nn.Linear(1, embed_dim) if similarity_input else None
         self.rank_embedding = (
             nn.Parameter(0.02 * torch.randn(num_neighbors, embed_dim)) if position == "learned" else None
@@ -245,7 +259,7 @@ class Intraformer(nn.Module):
                 f"x has shape {tuple(x.shape)}: expected [B, n, {self.input_dim}], "
                 f"since this model was made with input_dim = {self.input_dim}"
             )
-        if self.position == "learned" and x.shape[1] > self.num_neighbors:
+        if self.knows_ranks and x.shape[1] > self.num_neighbors:
             raise ValueError(
                 f"x has {x.shape[1]} neighbours a cluster and the model learned {self.num_neighbors} ranks: "
                 "give fewer neighbours or make the model with a larger num_neighbors"
@@ -258,8 +272,16 @@ class Intraformer(nn.Module):
                     f"valid has shape {tuple(valid.shape)}: expected {tuple(x.shape[:2])}, one flag a neighbour"
                 )
 
+    @property
+    def knows_ranks(self) -> bool:
+        """Whether there are parameters of each rank, so that `num_neighbors` is the most a cluster may have."""
+        return self.position == "learned" or self.tokens == "similarities"
+
     def _embed(self, x: Tensor) -> Tensor:
-        tokens = x if self.input_projection is None else self.input_projection(x)
+        if self.tokens == "similarities":
+            tokens = self._project_similarities(x)
+        else:
+            tokens = x if self.input_projection is None else self.input_projection(x)
         if self.similarity_projection is not None:
             cosine = F.cosine_similarity(x, x[:, :1], dim=-1)
             tokens = tokens + self.similarity_projection(cosine[..., None].to(x.dtype))
@@ -268,6 +290,16 @@ class Intraformer(nn.Module):
         elif self.position == "sinusoidal":
             tokens = tokens + sinusoidal_positions(x.shape[1], self.embed_dim, tokens)
         return tokens
+
+    def _project_similarities(self, x: Tensor) -> Tensor:
+        unit = F.normalize(x, dim=-1)
+        # In full: where neighbours differ cosines do in the third digit, which bfloat16 rounds away.
+        with torch.autocast(x.device.type, enabled=False):
+            cosines = unit @ unit.transpose(1, 2)
+        projection = self.input_projection
+        assert projection is not None
+        # Ranks that a shorter cluster does not have are like padding: cosine 0.
+        return F.linear(cosines, projection.weight[:, : x.shape[1]], projection.bias)
 
     def _block(self, block: Block, tokens: Tensor, valid: Tensor | None, bounds: Bounds) -> Tensor:
         streams = [tokens[:, start:stop] for start, stop in bounds]

@@ -18,6 +18,7 @@ OPTIONS = [
     {"num_subclusters": 3, "input_dim": 6, "position": "sinusoidal"},
     {"num_subclusters": 16, "position": "none", "ffn_dim": 5},
     {"num_subclusters": 3, "cross_attention": False},
+    {"num_subclusters": 3, "tokens": "similarities", "input_dim": 6},
 ]
 
 
@@ -142,6 +143,42 @@ def test_without_c_att_streams_never_meet_and_have_no_parameters_for_it():
         assert not same[stream].any()
 
 
+def test_tokens_of_similarities_are_the_rows_of_the_clusters_cosines():
+    model, _ = pair(tokens="similarities", position="none", input_dim=6)
+    x = clusters(2, 13, 6)
+    cosines = [[[float(a @ b) for b in cluster] for a in cluster] for cluster in x]
+    expected = torch.nn.functional.linear(torch.tensor(cosines, dtype=x.dtype), *model.input_projection.parameters())
+    torch.testing.assert_close(model._embed(x), expected)
+
+
+@pytest.mark.parametrize("position", ["learned", "none"])
+def test_tokens_of_similarities_read_no_feature(position):
+    model, _ = pair(tokens="similarities", position=position, num_subclusters=3, input_dim=6)
+    x = clusters(4, 13, 6)
+    turned = x @ torch.linalg.qr(clusters(1, 6, 6)[0])[0]
+    torch.testing.assert_close(model(3 * turned), model(x))
+    # Fewer neighbours are like padding.
+    valid = torch.arange(13) < torch.tensor([[9]]).expand(4, 1)
+    model = nn.Intraformer(**{**model.config, "num_subclusters": 1}).double()
+    torch.testing.assert_close(model(x[:, :9]), model(x, valid)[:, :9])
+    with pytest.raises(ValueError, match="the model learned 13 ranks"):
+        model(clusters(1, 14, 6))
+
+
+def test_autocast_leaves_similarities_as_they_are():
+    model, _ = pair(tokens="similarities", position="none")
+    model.float()
+    with torch.no_grad():
+        model.input_projection.weight.zero_().fill_diagonal_(1.0)
+        model.input_projection.bias.zero_()
+        x = clusters(2, 8, 8).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model._embed(x)
+    exact = x @ x.transpose(1, 2)
+    # One rounding to bfloat16, of the exact cosine.
+    assert torch.equal(found, exact.bfloat16())
+
+
 def test_sub_cluster_zero_does_not_see_the_others_and_they_see_it():
     model, _ = pair(num_subclusters=3)
     x = clusters(1, 13, 8)
@@ -241,6 +278,8 @@ def test_autocast_runs_forward_and_backward():
         ({"embed_dim": 10, "num_heads": 4}, "not divisible by num_heads = 4"),
         ({"embed_dim": 3, "num_heads": 1, "position": "sinusoidal"}, "sinusoidal positions need an even width"),
         ({"dropout": 1.0}, "expected a rate in"),
+        ({"tokens": "ranks"}, "tokens = 'ranks': expected one of 'features', 'similarities'"),
+        ({"tokens": "similarities", "similarity_input": True}, "similarity_input is for tokens='features'"),
         ({"position": "rotary"}, "position = 'rotary': expected one of 'learned', 'sinusoidal', 'none'"),
         ({"cross_query": "both"}, "expected one of 'member', 'anchor'"),
         ({"backend": "tpu"}, "backend = 'tpu': expected one of"),

@@ -24,6 +24,7 @@ MODELS = {
     "many short ones": (32, 250, 16, 1, 2, {"share_cross_weights": True, "ffn_dim": 48}),
     "wide": (512, 130, 2, 1, 4, {}),
     "without C-ATT": (64, 50, 4, 2, 2, {"cross_attention": False}),
+    "similarities": (64, 80, 1, 2, 4, {"tokens": "similarities"}),
 }
 
 
