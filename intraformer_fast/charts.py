@@ -337,6 +337,28 @@ def roofline(
     return _png(figure)
 
 
+def sweep(axis: str, x: Sequence[float], panels: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
+    """One panel above the other, each over the same numbers, which stand at even distances.
+
+    Args:
+        axis: what the numbers are, below them.
+        x: the numbers [p], rising.
+        panels: by what is drawn, in [0, 1], its values and their spreads [p], drawn as percent.
+    """
+    figure = _figure(0.6 + 1.9 * len(panels))
+    places = range(len(x))
+    for axes, (name, values) in zip(
+        figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0], panels.items(), strict=True
+    ):
+        middles, spreads = ([100 * number for number in numbers] for numbers in zip(*values, strict=True))
+        axes.errorbar(places, middles, yerr=spreads, fmt="o-", color=SAME, linewidth=1.5, markersize=4, capsize=3)
+        axes.set_ylabel(f"{name}, percent", parse_math=False)
+        axes.grid(axis="y")
+    axes.set_xticks(places, [f"{number:g}" for number in x])
+    axes.set_xlabel(axis, parse_math=False)
+    return _png(figure)
+
+
 class Spread(NamedTuple):
     """One method of `std_and_mean` and `std_radar`: for each metric its mean and STD over groups, in [0, 1]."""
 

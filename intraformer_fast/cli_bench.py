@@ -15,7 +15,7 @@ TAKES = {
     "bench --facts": ("--facts", "--seed"),
     "bench --all": ("--all", "--redraw", "--threads", "--rounds", "--seed", "--samples"),
     "bench scale": ("--threads", "--samples"),
-    "bench systems": ("--threads", "--data", "--root", "--seeds", "--size", "--classes"),
+    "bench systems": ("--threads", "--data", "--root", "--seeds", "--size", "--classes", "--ablation"),
 }
 """The options of each kind of run, beside --quick, --output and --json, which all of them have."""
 
@@ -61,6 +61,9 @@ def bench(
     seeds: Annotated[int | None, typer.Option(help="Of `bench systems`: how many runs of each; 3.", min=1)] = None,
     size: Annotated[str | None, typer.Option(help="Of the systems: small (default), published or quick.")] = None,
     classes: Annotated[int | None, typer.Option(help="Of `bench systems`: take so many identities.", min=2)] = None,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Of `bench systems`: what each part of the Intraformer is worth.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check ops against float64, then time them beside eager and compiled PyTorch. Exit code 1 if one computes wrongly, or is slower.
@@ -70,6 +73,7 @@ def bench(
     `bench scale` clusters synthetic sets of growing size instead: time, memory, and the exponent of the growth.
 
     `bench systems [NAME...]` trains and compares clustering systems; what is in the folder of --output is not run again.
+    With --ablation it is one system with changes, a row each.
     """
     from intraformer_fast.bench.command import Options, listing, run_benchmarks, run_compared
 
@@ -96,6 +100,7 @@ def bench(
             "--seeds": seeds,
             "--size": size,
             "--classes": classes,
+            "--ablation": ablation or None,
         },
     )
 
@@ -129,6 +134,7 @@ def bench(
             threads=threads,
             output=output,
             say=say,
+            of_parts=ablation,
         )
     elif compare is not None:
         report = run_compared(compare, names, options, say)

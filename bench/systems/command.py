@@ -16,10 +16,10 @@ from intraformer_fast.bench import results
 from intraformer_fast.bench.command import with_threads
 from intraformer_fast.files import atomic_path
 
-from . import page, published, split
+from . import ablation, page, published, split
 from .catalog import select
 from .outcomes import Outcome
-from .page import Content
+from .page import COMPARISON, Content
 from .run import run
 from .summary import summarize
 
@@ -52,13 +52,16 @@ class SystemsReport:
     def write(self, folder: Path) -> None:
         """Write `systems.html`, `systems.md`, `systems.csv`, `published.csv` and the pictures into `folder`, all or none of them.
 
+        An ablation's are called so.
+
         Raises:
             OSError: the folder cannot be written. MissingDependencyError: matplotlib is not installed.
         """
+        name = self.content.subject.name
         contents = {
-            "systems.html": page.html(self.content).encode(),
-            "systems.md": page.markdown(self.content).encode(),
-            "systems.csv": self.to_csv().encode(),
+            f"{name}.html": page.html(self.content).encode(),
+            f"{name}.md": page.markdown(self.content).encode(),
+            f"{name}.csv": self.to_csv().encode(),
             "published.csv": published.FILE.read_bytes(),
             **{name: data for name, (_, data) in page.pictures(self.content).items()},
         }
@@ -99,6 +102,7 @@ def run_systems(
     threads: int | None,
     output: Path | None,
     say: Callable[[str], None],
+    of_parts: bool = False,
 ) -> SystemsReport:
     """Fit, cluster and score systems; an outcome goes to `output/runs/` as it is there, and is not computed again.
 
@@ -110,14 +114,27 @@ def run_systems(
         threads: of torch; its own choice by default.
         output: folder of the outcomes. None keeps them in memory.
         say: is told what happens.
+        of_parts: whether it is the ablation of the Intraformer instead, whose rows the names then are.
 
     Raises:
         ValueError: a name or an option is none. DataError: the data are not what they should be.
     """
-    entries = select(names, size)
+    entries = ablation.select_rows(names, size) if of_parts else select(names, size)
     found = split.load(data, root, classes)
     given = {"--root": root, "--classes": classes, "--threads": threads, "--output": output}
-    command = ["intraformer-fast", "bench", "systems", *names, "--data", data, "--size", size, "--seeds", str(seeds)]
+    command = [
+        "intraformer-fast",
+        "bench",
+        "systems",
+        *names,
+        *(["--ablation"] if of_parts else []),
+        "--data",
+        data,
+        "--size",
+        size,
+        "--seeds",
+        str(seeds),
+    ]
     command += [part for option, value in given.items() if value is not None for part in (option, str(value))]
     with with_threads(threads):
         stamp = results.stamp(torch.device("cpu"), 0)
@@ -127,4 +144,5 @@ def run_systems(
         f"{len(np.unique(found.groups))} groups to cluster; {len(found.known):,} samples of "
         f"{len(np.unique(found.known.labels)):,} other identities to train and to choose on; {seeds} seed{'s' if seeds > 1 else ''}."
     )
-    return SystemsReport(Content(stamp, summarize(entries, outcomes), words, shlex.join(command)), outcomes)
+    subject = ablation.subject() if of_parts else COMPARISON
+    return SystemsReport(Content(stamp, summarize(entries, outcomes), words, shlex.join(command), subject), outcomes)

@@ -1,8 +1,8 @@
 """The comparison as people read it: text for a terminal, Markdown, and a web page with pictures."""
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from intraformer_fast import charts
 from intraformer_fast.bench.page import markdown_table
@@ -10,6 +10,7 @@ from intraformer_fast.bench.results import Stamp
 from intraformer_fast.page import Markup, document, element
 
 from . import published
+from .intraformer import COLLAPSE, EDGES
 from .outcomes import METRICS
 from .summary import MEAN, STD, Line, columns
 
@@ -42,6 +43,39 @@ OTHER_COLUMNS = (
 
 
 @dataclass(frozen=True)
+class Section:
+    """Systems that answer one question: heading, what there is to know, and their names in order."""
+
+    heading: str
+    note: str
+    names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is compared.
+
+    Attributes:
+        name: of the files.
+        title: of the page.
+        legend: what to know of it.
+        sections: questions, of which each gets a table. None gives one table, best first.
+        axis: what `sweep` varies.
+        sweep: a number of some of the systems, by name, to draw the scores over.
+    """
+
+    name: str
+    title: str
+    legend: Sequence[str]
+    sections: Sequence[Section] = ()
+    axis: str = ""
+    sweep: Mapping[str, float] = field(default_factory=dict)
+
+
+COMPARISON = Subject("systems", TITLE, LEGEND)
+
+
+@dataclass(frozen=True)
 class Content:
     """All that the pages show.
 
@@ -50,12 +84,14 @@ class Content:
         lines: of the tables, best first.
         data: in words.
         command: that makes it.
+        subject: what is compared.
     """
 
     stamp: Stamp
     lines: Sequence[Line]
     data: str
     command: str
+    subject: Subject = COMPARISON
 
 
 @dataclass(frozen=True)
@@ -70,24 +106,23 @@ class Table:
 
 
 def tables(content: Content) -> list[Table]:
-    """The summary, a table a metric, what failed, the published figures, the settings, every run."""
+    """The summary, or a table a question, a table a metric, what failed, the published figures, the settings, every run."""
     done = [line for line in content.lines if line.cells]
     ours = [line.entry.kind == "ours" for line in done]
-    overall = [
-        [
-            line.entry.title,
-            *(str(line.cells[metric][column]) for metric in METRICS.values() for column in (MEAN, STD)),
-            *(f"{seconds:.0f} s" for seconds in line.seconds or ()),
+    found = [_overall("Over the groups", "In percent.", done, ours)]
+    if content.subject.sections:
+        by_name = {line.name: line for line in done}
+        found = [
+            _overall(
+                section.heading,
+                section.note,
+                of := [by_name[n] for n in section.names if n in by_name],
+                [False] * len(of),
+                [*NOTES],
+            )
+            for section in content.subject.sections
         ]
-        for line in done
-    ]
-    head = [
-        "system",
-        *(f"{column} {metric}" for metric in METRICS.values() for column in (MEAN, STD)),
-        "fit",
-        "cluster",
-    ]
-    found = [Table("Over the groups", "In percent.", head, overall, ours)]
+        found = [table for table in found if table.rows]
     for metric in METRICS.values():
         rows = [[line.entry.title, *map(str, line.cells[metric].values())] for line in done]
         note = "In percent; mean and STD are over the groups, “all” is the score over all samples."
@@ -134,18 +169,40 @@ def tables(content: Content) -> list[Table]:
     return found
 
 
+def _overall(heading: str, note: str, lines: Sequence[Line], ours: Sequence[bool], notes: Sequence[str] = ()) -> Table:
+    """Mean and STD over the groups, the times, and of the notes those that a line has."""
+    said = [next(one for one in line.outcomes if not one.failure).notes for line in lines]
+    notes = [name for name in notes if any(name in of for of in said)]
+    rows = [
+        [
+            line.entry.title,
+            *(str(line.cells[metric][column]) for metric in METRICS.values() for column in (MEAN, STD)),
+            *(f"{seconds:.0f} s" for seconds in line.seconds or ()),
+            *(of.get(name, "") for name in notes),
+        ]
+        for line, of in zip(lines, said, strict=True)
+    ]
+    scores = (f"{column} {metric}" for metric in METRICS.values() for column in (MEAN, STD))
+    return Table(heading, note, ["system", *scores, "fit", "cluster", *notes], rows, ours)
+
+
 def text(content: Content) -> str:
     """The tables of the scores, and what failed."""
-    shown = [
-        table for table in tables(content) if table.heading in ("Over the groups", *METRICS.values(), "What failed")
+    headings = [
+        "Over the groups",
+        *(section.heading for section in content.subject.sections),
+        *METRICS.values(),
+        "What failed",
     ]
+    shown = [table for table in tables(content) if table.heading in headings]
     parts = [f"## {table.heading}\n\n{markdown_table([table.head, *table.rows])}" for table in shown]
     return "\n\n".join([*parts, content.data, _made(content)])
 
 
 def markdown(content: Content) -> str:
     """All tables."""
-    parts = [f"# {TITLE}", content.data, _made(content), f"    {content.command}", *LEGEND]
+    subject = content.subject
+    parts = [f"# {subject.title}", content.data, _made(content), f"    {content.command}", *subject.legend]
     for table in tables(content):
         parts += [f"## {table.heading}", *filter(None, [table.note]), markdown_table([table.head, *table.rows])]
     return "\n\n".join(parts) + "\n"
@@ -166,12 +223,13 @@ def html(content: Content) -> Markup:
         )
         for alt, data in shown.values()
     ]
+    subject = content.subject
     return document(
-        TITLE,
-        element("header", element("h1", TITLE), element("p", content.data), element("pre", content.command)),
+        subject.title,
+        element("header", element("h1", subject.title), element("p", content.data), element("pre", content.command)),
         element(
             "main",
-            *(element("p", line, class_="note") for line in LEGEND),
+            *(element("p", line, class_="note") for line in subject.legend),
             sections[0],
             element("div", *figures, class_="grid"),
             *sections[1:],
@@ -185,7 +243,10 @@ STYLE = """
 td.words { white-space: normal; text-align: left; min-width: 14rem; }
 """
 
-WORDS = ("differs in", "chosen", "notes", "why")
+NOTES = (EDGES, COLLAPSE)
+"""Notes of an outcome with a column of their own where there are questions."""
+
+WORDS = ("differs in", "chosen", "notes", "why", *NOTES)
 
 
 def pictures(content: Content) -> dict[str, tuple[str, bytes]]:
@@ -193,6 +254,8 @@ def pictures(content: Content) -> dict[str, tuple[str, bytes]]:
     done = [line for line in content.lines if line.cells]
     if not done:
         return {}
+    if content.subject.sweep:
+        return _sweep(content.subject, done)
     groups = [column for column in columns(done) if column not in (MEAN, STD, "all")]
     spreads = [
         charts.Spread(
@@ -227,6 +290,23 @@ def pictures(content: Content) -> dict[str, tuple[str, bytes]]:
             charts.std_radar(list(METRICS.values()), trained),
         )
     return found
+
+
+def _sweep(subject: Subject, done: Sequence[Line]) -> dict[str, tuple[str, bytes]]:
+    lines = {line.name: line.cells["F_P"] for line in done}
+    points = sorted((x, lines[name][MEAN], lines[name][STD]) for name, x in subject.sweep.items() if name in lines)
+    if not points:
+        return {}
+    said = f"Mean of F_P over the groups and its STD over {subject.axis}, in percent; lines up and down: standard deviation over seeds."
+    picture = charts.sweep(
+        subject.axis,
+        [x for x, *_ in points],
+        {
+            f"{column} F_P": [(value.mean, value.spread or 0.0) for value in of]
+            for column, of in zip((MEAN, STD), list(zip(*points, strict=True))[1:], strict=True)
+        },
+    )
+    return {f"{subject.name}.png": (said, picture)}
 
 
 def _html_table(table: Table) -> Markup:

@@ -170,7 +170,9 @@ class Intraformer(nn.Module):
                 raise ValueError(f"{name} = {value!r}: expected one of {', '.join(map(repr, known))}")
 
         if similarity_input and tokens == "similarities":
-            raise ValueError("similarity_input is for tokens='features': the similarities begin with that to the centroid")
+            raise ValueError(
+                "similarity_input is for tokens='features': the similarities begin with that to the centroid"
+            )
 
         self.config = {
             **sizes,
