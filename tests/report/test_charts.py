@@ -65,6 +65,23 @@ def test_marks_of_a_roofline_lie_as_far_apart_as_their_logarithms():
     assert b - a > 50
 
 
+def test_a_sweep_rises_where_its_values_do():
+    def points(values):
+        image = mask(pixels(charts.sweep("k", [1, 4, 16], {"F_P": values})), charts.SAME)
+        heights = [np.nonzero(column)[0] for column in np.array_split(image, 3, axis=1)]
+        return [(rows.min() + rows.max()) / 2 for rows in (heights[0], heights[2])], image
+
+    (first, last), _ = points([(0.2, 0.0), (0.5, 0.0), (0.8, 0.0)])
+    assert first > last  # rows count from the top
+    (first, last), _ = points([(0.8, 0.0), (0.5, 0.0), (0.2, 0.0)])
+    assert first < last
+    one, two = (
+        pixels(charts.sweep("k", [1], {name: [(0.5, 0.1)] for name in panels}))
+        for panels in (["F_P"], ["F_P", "STD $"])
+    )
+    assert len(two) > len(one)
+
+
 def spreads(*stds):
     return [charts.Spread(f"m{i}", [0.9] * 3, [std] * 3, False) for i, std in enumerate(stds)]
 
