@@ -43,9 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
         labels = ifast.data.read_labels(folder / "labels/train.meta")
 
         # The paper's form, four sub-clusters with C-ATT, at a size for a CPU.
-        model = {**presets.preset("small").model, "num_neighbors": n, "num_subclusters": 4, "num_layers": 2}
+        model = {**presets.preset("small-paper").model, "num_neighbors": n}
         model |= {"embed_dim": 32, "num_layers": 1} if small else {}
-        config = training.TrainingConfig.from_preset("small", epochs=1 if small else 3)
+        config = training.TrainingConfig.from_preset("small-paper", epochs=1 if small else 3)
         data = pipeline.prepare(features, labels, num_neighbors=n)
         start = time.perf_counter()
         fitted = pipeline.fit(data, model, config, folder / "run", progress=not small)

@@ -105,7 +105,7 @@ def train(
     features: FeaturesArgument,
     labels: LabelsArgument,
     output: Annotated[Path, typer.Option(help="Folder of the model, its checkpoints and its history.")],
-    preset: Annotated[str, typer.Option(help="paper or small.")] = "small",
+    preset: Annotated[str, typer.Option(help="small, small-paper or paper.")] = "small",
     subclusters: Annotated[int | None, typer.Option(help="k; the preset's by default.")] = None,
     neighbors: Annotated[int | None, typer.Option(help="n; the preset's by default.")] = None,
     epochs: Annotated[int | None, typer.Option(help="The preset's by default.")] = None,
@@ -263,7 +263,7 @@ def profile(
     model: Annotated[
         Path | None, typer.Option(help="model.safetensors of a training; made up where it is not given.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Of a made-up model: paper or small.")] = "small",
+    preset: Annotated[str, typer.Option(help="Of a made-up model: small, small-paper or paper.")] = "small",
     samples: Annotated[int | None, typer.Option(min=2, help="Made-up samples; 20,000 by default.")] = None,
     dim: Annotated[int | None, typer.Option(help="Width of made-up samples, or of the rows of a .bin file.")] = None,
     neighbors: Annotated[int | None, typer.Option(min=2, help="n of a made-up model; the preset's by default.")] = None,

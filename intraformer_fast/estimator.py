@@ -40,7 +40,7 @@ class IntraformerClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         model: None trains one. A file of `intraformer-fast train` or an `nn.Intraformer` is used as it is, and `y` is ignored.
-        preset: settings of model and training, "small" or "paper".
+        preset: settings of model and training, "small", "small-paper" or "paper".
         model_options: arguments of `nn.Intraformer` that override the preset's.
         training_options: attributes of `TrainingConfig` that override the preset's.
         validation: the share of the identities held out to choose the linking on. With fewer than 8 identities none is.

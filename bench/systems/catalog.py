@@ -43,15 +43,12 @@ class Entry:
     apart: str = ""
 
 
-# The paper's exact form at a size for a CPU: of its model the width, the depth and n are smaller.
-PAPER_FORM: dict[str, Any] = {"num_subclusters": 4, "similarity_input": False}
-
 PUBLISHED: dict[str, Entry] = {
     "intraformer": Entry(
         "Intraformer, our best form",
         "ours",
-        IntraformerSystem("paper", {"num_subclusters": 1, "similarity_input": True}, {"fairness_weight": 0.25}),
-        "k = 1, the cosine in the token, fairness weight 0.25",
+        IntraformerSystem("paper", {"num_subclusters": 1, "tokens": "similarities"}, {"fairness_weight": 0.25}),
+        "k = 1, tokens of similarities, fairness weight 0.25",
     ),
     "intraformer-paper": Entry("Intraformer, the paper's form", "ours", IntraformerSystem("paper"), "n is the graph's"),
     "omhc": Entry("OMHC", "trained", Omhc()),
@@ -79,11 +76,11 @@ _VERTEX: dict[str, Any] = {**_ADAM, "hidden": 256, "epochs": 10, "batch": 512}
 SMALL: dict[str, tuple[dict[str, Any], str]] = {
     "intraformer": (
         {"preset": "small", "model": {}, "training": {}},
-        "k = 1, the cosine in the token, fairness weight 0.25; width 128, 3 layers, 5 epochs",
+        "k = 1, tokens of similarities, fairness weight 0.25; width 64, 2 layers, 3 epochs",
     ),
     "intraformer-paper": (
-        {"preset": "small", "model": PAPER_FORM, "training": {"fairness_weight": 1.0}},
-        "width 128 (512), 3 layers (6), n 80 (256), 5 epochs (10) at 5e-4 (1e-4)",
+        {"preset": "small-paper", "model": {}, "training": {}},
+        "width 128 (512), 2 layers (6), n 80 (256), 1 epoch (10) at 1e-3 (1e-4), fairness weight 0.25 (1)",
     ),
     "omhc": (
         {"heads": 4, "ffn": 1024, "epochs": 3, "batch": 64, "learning_rate": 1e-3},
@@ -124,7 +121,7 @@ QUICK: dict[str, tuple[dict[str, Any], str]] = {
         "a test's size",
     ),
     "intraformer-paper": (
-        {"preset": "small", "model": {**PAPER_FORM, "embed_dim": 16, "num_layers": 1}, "training": {"epochs": 1}},
+        {"preset": "small-paper", "model": {"embed_dim": 16, "num_layers": 1}, "training": {"epochs": 1}},
         "a test's size",
     ),
     "omhc": (

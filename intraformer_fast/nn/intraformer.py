@@ -44,7 +44,7 @@ class Intraformer(reference.Intraformer):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "Intraformer":
-        """The module with the settings of a preset ("paper" or "small"), any constructor argument overridden by name.
+        """The module with the settings of a preset ("small", "small-paper" or "paper"), any constructor argument overridden by name.
 
         Raises:
             ValueError: there is no such preset.

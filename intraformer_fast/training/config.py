@@ -87,7 +87,7 @@ class TrainingConfig:
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "TrainingConfig":
-        """The settings of a preset ("paper" or "small"), any of them overridden by name.
+        """The settings of a preset ("small", "small-paper" or "paper"), any of them overridden by name.
 
         Raises:
             ValueError: there is no such preset, or a value is out of range. TypeError: there is no such setting.

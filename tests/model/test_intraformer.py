@@ -231,6 +231,10 @@ def test_presets_make_the_models_they_say():
     assert (paper.embed_dim, paper.num_neighbors, paper.num_subclusters, paper.num_heads) == (512, 256, 4, 4)
     assert reference.Intraformer().config == nn.Intraformer.from_preset("paper").config
     assert nn.Intraformer.from_preset("small", num_subclusters=4).num_subclusters == 4
+    ours, small_paper = (nn.Intraformer.from_preset(name).config for name in ("small", "small-paper"))
+    assert ours["tokens"] == "similarities"
+    differing = {name for name, value in paper.config.items() if small_paper[name] != value}
+    assert differing <= {"embed_dim", "input_dim", "ffn_dim", "num_neighbors", "num_layers"}
     with pytest.raises(ValueError, match=f"expected one of {', '.join(map(repr, PRESETS))}"):
         nn.Intraformer.from_preset("large")
 

@@ -19,7 +19,7 @@ def test_the_defaults_are_the_papers():
 
 def test_presets_can_be_overridden():
     config = TrainingConfig.from_preset("small", epochs=2)
-    assert (config.epochs, config.learning_rate) == (2, 5e-4)
+    assert (config.epochs, config.learning_rate) == (2, 1e-3)
     with pytest.raises(ValueError, match="preset 'huge' does not exist"):
         TrainingConfig.from_preset("huge")
     with pytest.raises(TypeError, match="'epoch'"):
