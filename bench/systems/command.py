@@ -122,19 +122,8 @@ def run_systems(
     entries = ablation.select_rows(names, size) if of_parts else select(names, size)
     found = split.load(data, root, classes)
     given = {"--root": root, "--classes": classes, "--threads": threads, "--output": output}
-    command = [
-        "intraformer-fast",
-        "bench",
-        "systems",
-        *names,
-        *(["--ablation"] if of_parts else []),
-        "--data",
-        data,
-        "--size",
-        size,
-        "--seeds",
-        str(seeds),
-    ]
+    command = ["intraformer-fast", "bench", "systems", *names, *(["--ablation"] if of_parts else [])]
+    command += ["--data", data, "--size", size, "--seeds", str(seeds)]
     command += [part for option, value in given.items() if value is not None for part in (option, str(value))]
     with with_threads(threads):
         stamp = results.stamp(torch.device("cpu"), 0)

@@ -109,20 +109,11 @@ def tables(content: Content) -> list[Table]:
     """The summary, or a table a question, a table a metric, what failed, the published figures, the settings, every run."""
     done = [line for line in content.lines if line.cells]
     ours = [line.entry.kind == "ours" for line in done]
-    found = [_overall("Over the groups", "In percent.", done, ours)]
-    if content.subject.sections:
-        by_name = {line.name: line for line in done}
-        found = [
-            _overall(
-                section.heading,
-                section.note,
-                of := [by_name[n] for n in section.names if n in by_name],
-                [False] * len(of),
-                [*NOTES],
-            )
-            for section in content.subject.sections
-        ]
-        found = [table for table in found if table.rows]
+    by_name = {line.name: line for line in done}
+    found = [] if content.subject.sections else [_overall("Over the groups", "In percent.", done, ours)]
+    for section in content.subject.sections:
+        if lines := [by_name[name] for name in section.names if name in by_name]:
+            found.append(_overall(section.heading, section.note, lines, [False] * len(lines), NOTES))
     for metric in METRICS.values():
         rows = [[line.entry.title, *map(str, line.cells[metric].values())] for line in done]
         note = "In percent; mean and STD are over the groups, “all” is the score over all samples."
