@@ -226,7 +226,7 @@ GRAPH, EDGES = "graph", "edges"
 LINKING_BYTES = 64
 """Memory a sample while edges on disk are linked: where its edges are, its component, and the sort that numbers the clusters."""
 
-CASCADES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
+CASCADES = (0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
 """Floors that `choose_cascade` tries, from the one that saves most."""
 
 

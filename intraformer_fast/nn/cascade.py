@@ -12,7 +12,7 @@ from intraformer_fast.reference import subcluster_bounds
 from intraformer_fast.reference.intraformer import Block, merge_heads, split_heads
 
 TAIL = 4
-"""The last of so many equal parts of a sub-cluster has to hold a probability above the floor, or the cluster ends there."""
+"""The mean probability in the last of so many equal parts of a sub-cluster has to be above the floor, or the cluster ends there."""
 
 
 class CascadeAnswer(NamedTuple):
@@ -26,8 +26,9 @@ def cascade(model: Intraformer, x: Tensor, valid: Tensor | None, floor: float) -
     """The sigmoid of `model(x, valid)`, without the streams that a cluster does not reach.
 
     Stream m needs itself and stream 0 alone. Stream 0 goes first; stream m follows for the clusters in which stream m - 1 was
-    followed and found a probability above the floor among the last quarter of its tokens. With `floor=0` every cluster is
-    answered in full, as by `model(x, valid)` up to rounding.
+    followed and whose last quarter of tokens has a mean probability above the floor: the share of members that is expected there. A
+    single one far out, as every crowd has some, does not ask for the next sub-cluster. With `floor=0` every cluster is answered in
+    full, as by `model(x, valid)` up to rounding.
 
     Args:
         model: in evaluation mode.
@@ -55,8 +56,8 @@ def cascade(model: Intraformer, x: Tensor, valid: Tensor | None, floor: float) -
     rows = torch.arange(len(x), device=x.device)
     for m, (start, stop) in enumerate(bounds[1:], 1):
         if floor > 0:
-            reaching = q[:, q.shape[1] - max(1, q.shape[1] // TAIL) :].amax(1) > floor
-            rows = rows[reaching]
+            tail = q[:, q.shape[1] - max(1, q.shape[1] // TAIL) :]
+            rows = rows[tail.mean(1) > floor]
         if not len(rows) or start == stop:
             break
         h, own = tokens[rows, start:stop], None if valid is None else valid[rows, start:stop]

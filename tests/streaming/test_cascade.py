@@ -42,21 +42,22 @@ def test_a_floor_of_0_is_the_exact_answer(cross_query, share, n, crosses):
         assert (found.streams == min(n, 4)).all()
 
 
-def test_a_cluster_ends_with_the_sub_cluster_in_whose_tail_nobody_is_found():
+def test_a_cluster_ends_with_the_sub_cluster_whose_tail_holds_too_few():
     torch.manual_seed(0)
-    model = Intraformer(8, 16, 4, 2, 2, input_dim=16).eval()
-    x = tokens(400, 16)
+    model = Intraformer(8, 32, 4, 2, 2, input_dim=16).eval()
+    x = tokens(400, 32)
     with torch.no_grad():
-        model.head.weight.mul_(6)
+        model.head.bias.sub_(model(x).median())  # half of the tails pass
         full = model(x).sigmoid()
     found = answer(model, x, None, 0.5)
     expected = []
     for q in full:
-        tails = [float(q[4 * m + 3]) > 0.5 for m in range(3)]  # the last quarter of 4 tokens is one
+        # The last quarter of 8 tokens is two: one of them above the floor is not enough.
+        tails = [float(q[8 * m + 6] + q[8 * m + 7]) / 2 > 0.5 for m in range(3)]
         expected.append(1 + [*tails, False].index(False))
     assert found.streams.tolist() == expected
     assert set(expected) == {1, 2, 3, 4}
-    computed = torch.arange(16) < 4 * found.streams[:, None]
+    computed = torch.arange(32) < 8 * found.streams[:, None]
     torch.testing.assert_close(found.probability, full * computed, atol=2e-6, rtol=0)
 
 
