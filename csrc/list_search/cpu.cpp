@@ -15,7 +15,7 @@ namespace {
 constexpr Check check{"list_search"};
 
 // Queries of a task: fewer leave the panels of a list's queries half empty, more keep their candidates out of the cache.
-constexpr int64_t FEWEST = 256, MOST = 1024;
+constexpr int64_t FEWEST = 256, MOST = 4096;
 
 template <typename T>
 bool is_matrix(const Tensor& t, ScalarType type, T columns) {
@@ -29,16 +29,18 @@ const T* data_of(const Tensor& t) {
 
 void push(const Found& found, int64_t query, float score, int64_t place) { found.push(query, score, place); }
 
-// The lists' queries in order: those of list l are asking[starts[l] : starts[l + 1]].
-struct Asking {
+// Numbers from 0 on in the order of the lists they belong to: those of list l are members[starts[l] : starts[l + 1]].
+struct ByList {
   std::vector<int64_t> starts;
-  std::vector<int32_t> queries;
+  std::vector<int32_t> members;
 
-  Asking(const int32_t* probes, int64_t count, int64_t each, int64_t lists) : starts(lists + 1), queries(count * each) {
-    for (int64_t i = 0; i < count * each; ++i) ++starts[probes[i] + 1];
+  // `list_of(i)` for i below `count`; the member is i / each.
+  template <typename ListOf>
+  ByList(int64_t lists, int64_t count, int64_t each, ListOf&& list_of) : starts(lists + 1), members(count) {
+    for (int64_t i = 0; i < count; ++i) ++starts[list_of(i) + 1];
     for (int64_t l = 0; l < lists; ++l) starts[l + 1] += starts[l];
     std::vector<int64_t> next(starts.begin(), starts.end() - 1);
-    for (int64_t i = 0; i < count * each; ++i) queries[next[probes[i]]++] = static_cast<int32_t>(i / each);
+    for (int64_t i = 0; i < count; ++i) members[next[list_of(i)]++] = static_cast<int32_t>(i / each);
   }
 };
 
@@ -55,8 +57,8 @@ std::tuple<Tensor, Tensor> search(
   check(width > 0 && is_matrix(queries, ScalarType::Float, width), "queries is not a contiguous float32 [b, d] as wide as rows");
   const int64_t number = queries.size(0);
   check(
-      probes.dim() == 2 && is_matrix(probes, ScalarType::Int, probes.size(1)) && probes.size(0) == number,
-      "probes is not a contiguous int32 [b, p] on the CPU");
+      probes.dim() == 2 && is_matrix(probes, ScalarType::Int, probes.size(1)) && probes.size(0) == number && probes.size(1) > 0,
+      "probes is not a contiguous int32 [b, p] with p of at least 1 on the CPU");
   check(count >= 1 && count <= std::numeric_limits<int32_t>::max() / 2, "count is not at least 1");
   const int64_t lists = starts.size(0) - 1, each = probes.size(1);
   const int64_t* const start = data_of<int64_t>(starts);
@@ -69,34 +71,39 @@ std::tuple<Tensor, Tensor> search(
   const Tensor scores = new_empty(rows, {number, count}, ScalarType::Float);
   int64_t* const place = static_cast<int64_t*>(places.mutable_data_ptr());
   float* const score = static_cast<float*>(scores.mutable_data_ptr());
+  // Queries whose nearest lists follow each other share most of their lists: their task has fuller panels.
+  const ByList order(lists, number, 1, [&](int64_t i) { return probe[i * each]; });
+  const float* const query = data_of<float>(queries);
   const ListLoops& loops = lists_loops();
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t task_queries = std::clamp((number + threads - 1) / threads, FEWEST, MOST);
   const int64_t tasks = (number + task_queries - 1) / task_queries;
   for_each_task(tasks, 1, loops.scratch_bytes(width), [&](int64_t task, void* memory) {
     const int64_t begin = task * task_queries, size = std::min(task_queries, number - begin);
+    const int32_t* const of = order.members.data() + begin;
     const int64_t capacity = 2 * count;
+    std::vector<float> own_rows(size * width);
+    for (int64_t i = 0; i < size; ++i) std::copy_n(query + of[i] * width, width, own_rows.data() + i * width);
     std::vector<uint64_t> keys(size * capacity);
     std::vector<int32_t> held(size, 0);
     std::vector<float> floor(size, -std::numeric_limits<float>::infinity());
     const Found found{keys.data(), held.data(), floor.data(), capacity, count};
-    const Asking asking(probe + begin * each, size, each, lists);
+    const ByList asking(lists, size * each, each, [&](int64_t i) { return probe[of[i / each] * each + i % each]; });
     for (int64_t l = 0; l < lists; ++l) {
       const List list{data_of<float>(rows) + start[l] * width, start[l + 1] - start[l], width, start[l]};
-      const Queries of_list{
-          data_of<float>(queries) + begin * width, asking.queries.data() + asking.starts[l],
-          asking.starts[l + 1] - asking.starts[l]};
-      if (of_list.count && list.size) loops.scan(list, of_list, floor.data(), push, found, memory);
+      const int64_t first = asking.starts[l], past = asking.starts[l + 1];
+      if (first == past || list.size == 0) continue;
+      loops.scan(list, {own_rows.data(), asking.members.data() + first, past - first}, floor.data(), push, found, memory);
     }
     for (int64_t i = 0; i < size; ++i) {
       uint64_t* const own = found.keys + i * capacity;
-      const int64_t kept = std::min<int64_t>(held[i], count);
+      const int64_t kept = std::min<int64_t>(held[i], count), at = of[i] * count;
       std::nth_element(own, own + kept, own + held[i], std::greater<>());
       std::sort(own, own + kept, std::greater<>());
       for (int64_t j = 0; j < count; ++j) {
         const bool there = j < kept;
-        place[(begin + i) * count + j] = there ? place_of(own[j]) : -1;
-        score[(begin + i) * count + j] = there ? score_of(own[j]) : -std::numeric_limits<float>::infinity();
+        place[at + j] = there ? place_of(own[j]) : -1;
+        score[at + j] = there ? score_of(own[j]) : -std::numeric_limits<float>::infinity();
       }
     }
   });

@@ -7,7 +7,7 @@
 //   rows      float32 [N, d]  list after list; contiguous, as are all
 //   starts    int64 [L + 1]   the rows of list l are rows[starts[l] : starts[l + 1]]; rises from 0 to N
 //   queries   float32 [b, d]
-//   probes    int32 [b, p]    lists, none twice for a query
+//   probes    int32 [b, p]    lists, at least one, the nearest first, none twice for a query
 //   count                     c, at least 1
 //   places    int64 [b, c]    rows, best first: by falling score, equal scores by rising place; -1 where the lists hold fewer
 //   scores    float32 [b, c]  the inner products; -infinity there
@@ -16,6 +16,9 @@
 // search of one query reads from memory for each of its products is here an operand of a matrix product (cpu/gemm.h). Scores
 // never leave the first-level cache: a tile is compared with the score that each query has to beat, and only what beats it
 // is kept.
+//
+// Tasks are made of queries whose nearest lists follow each other, and are large: every query that probes the same list halves what
+// the product of that list with a panel wastes.
 //
 // A query keeps up to 2 c candidates; when they are full, the better half stays and the worst of it is what is to be beaten.
 // Scores are sums along d in order, whatever tile they fall into, and the order of candidates is a total one: the result does

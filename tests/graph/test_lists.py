@@ -73,7 +73,6 @@ def test_lists_that_hold_too_few_and_queries_that_are_none():
     np.testing.assert_array_equal(places, want_places)
     assert (scores[places < 0] == -torch.inf).all()
     assert search(rows, starts, queries[:0], probes[:0], 4)[0].shape == (0, 4)
-    assert (search(rows, starts, queries, probes[:, :0], 4)[0] == -1).all()
     assert (search(rows[:0], starts * 0, queries, probes, 4)[0] == -1).all()
 
 
@@ -96,6 +95,7 @@ BAD = {
     "does not rise": lambda r, s, q, p: (r, torch.tensor([0, 7, 3, 50]), q, p.clamp(max=2)),
     "queries is not": lambda r, s, q, p: (r, s, q[:, :-1].contiguous(), p),
     "probes is not": lambda r, s, q, p: (r, s, q, p[:-1]),
+    "p of at least 1": lambda r, s, q, p: (r, s, q, p[:, :0].contiguous()),
     "no list": lambda r, s, q, p: (r, s, q, p + 1),
 }
 
