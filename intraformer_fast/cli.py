@@ -180,7 +180,10 @@ def cluster(
     index: Annotated[str, typer.Option(help="With --work: auto, exact, ivf, hnsw or nndescent.")] = "auto",
     memory: MemoryOption = None,
     cascade: Annotated[
-        float, typer.Option(help="With --work: mean probability at the end of a sub-cluster below which later ones are left out; 0 is exact.")
+        float,
+        typer.Option(
+            help="With --work: mean probability at the end of a sub-cluster below which later ones are left out; 0 is exact."
+        ),
     ] = 0.0,
     dim: DimOption = None,
     as_json: JsonOption = False,

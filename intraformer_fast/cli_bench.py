@@ -14,7 +14,7 @@ TAKES = {
     "bench --compare": ("--compare", *TIMED),
     "bench --facts": ("--facts", "--seed"),
     "bench --all": ("--all", "--redraw", "--threads", "--rounds", "--seed", "--samples"),
-    "bench scale": ("--threads", "--samples"),
+    "bench scale": ("--threads", "--samples", "--mean-size"),
     "bench systems": ("--threads", "--data", "--root", "--seeds", "--size", "--classes", "--ablation"),
 }
 """The options of each kind of run, beside --quick, --output and --json, which all of them have."""
@@ -53,6 +53,10 @@ def bench(
     samples: Annotated[
         int | None,
         typer.Option(help="Of `bench scale`: the largest set, of 10,000 to 2,000,000; 100,000 by default with --all."),
+    ] = None,
+    mean_size: Annotated[
+        float | None,
+        typer.Option(min=1, help="Of `bench scale`: samples of an identity; 69 by default, as in the paper's data."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Of `bench systems`: glyphs (default), a folder, or learn-to-cluster.")
@@ -95,6 +99,7 @@ def bench(
             "--facts": facts or None,
             "--compare": compare,
             "--samples": samples,
+            "--mean-size": mean_size,
             "--data": data,
             "--root": root,
             "--seeds": seeds,
@@ -120,7 +125,7 @@ def bench(
     elif kind == "bench scale":
         from intraformer_fast.bench.scale.command import run_scale
 
-        report = run_scale(most=samples, threads=threads, quick=quick, say=say)
+        report = run_scale(most=samples, threads=threads, quick=quick, mean_size=mean_size, say=say)
     elif kind == "bench systems":
         from intraformer_fast.bench.systems.command import run_systems
 

@@ -1,4 +1,4 @@
-"""One clustering in a process of its own: `child.py FOLDER SAMPLES CASCADE`; JSON on standard output."""
+"""One clustering in a process of its own: `child.py FOLDER SAMPLES MEAN_SIZE CASCADE`; JSON on standard output."""
 
 import json
 import sys
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from intraformer_fast import metrics
-from intraformer_fast.bench.scale.command import DATA
 from intraformer_fast.data import synthetic
 from intraformer_fast.graph import edge_floor, knn_shards
 from intraformer_fast.pipeline import load_fitted
@@ -40,11 +39,11 @@ def kibibytes(field: str) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
 
 
-def main(folder: Path, samples: int, cascade: float) -> dict[str, Any]:
+def main(folder: Path, samples: int, mean_size: float, cascade: float) -> dict[str, Any]:
     """Make the data and cluster them; seconds of each stage, peaks in bytes, scores."""
     model, linking = load_fitted(folder / "model" / "model.safetensors")
     started = time.perf_counter()
-    data = synthetic(samples, dim=model.input_dim, seed=1, folder=folder / "data", **DATA)
+    data = synthetic(samples, dim=model.input_dim, seed=1, mean_size=mean_size, folder=folder / "data")
     data_seconds = time.perf_counter() - started
     watch, seconds = Watch(), {}
 
@@ -64,6 +63,7 @@ def main(folder: Path, samples: int, cascade: float) -> dict[str, Any]:
     streams = np.concatenate([shards.read(i)[4] for i in range(len(shards))])
     return {
         "samples": samples,
+        "mean_size": mean_size,
         "data": data_seconds,
         **seconds,
         "seconds": sum(seconds.values()),
@@ -79,4 +79,4 @@ def main(folder: Path, samples: int, cascade: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))))
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]))))

@@ -20,6 +20,7 @@ from intraformer_fast import charts, pipeline
 from intraformer_fast.bench import results
 from intraformer_fast.checkpoint import save_model
 from intraformer_fast.data import synthetic
+from intraformer_fast.data.synthetic import MEAN_SIZE
 from intraformer_fast.files import atomic_path
 from intraformer_fast.training import TrainingConfig
 from intraformer_fast.training.output import MODEL as MODEL_FILE
@@ -39,8 +40,8 @@ MODEL = {
     "similarity_input": True,
 }
 TRAINED_ON = 4000
-DATA: dict[str, Any] = {"mean_size": 20, "noise": 1.0}
-"""Of `synthetic`: of some 32 neighbours a third are others', and no cosine tells which."""
+LARGE = 100_000
+"""Samples from which the growth is fitted once more: all smaller sets may have been searched exactly."""
 
 STAGES = ("neighbors", "prediction", "linking")
 
@@ -53,11 +54,12 @@ class ScaleReport:
     rows: Sequence[dict[str, Any]]
     exit_code: int = 0
 
-    def exponent(self, of: str = "seconds") -> float | None:
-        """b of the least-squares fit of log(time) = a + b log(samples); None with fewer than two sizes."""
-        if len(self.rows) < 2:
+    def exponent(self, of: str = "seconds", least: int = 0) -> float | None:
+        """b of the least-squares fit of log(time) = a + b log(samples) from `least` samples on; None with fewer than two sizes."""
+        rows = [row for row in self.rows if row["samples"] >= least]
+        if len(rows) < 2:
             return None
-        x, y = (np.log([max(row[name], 1e-9) for row in self.rows]) for name in ("samples", of))
+        x, y = (np.log([max(row[name], 1e-9) for row in rows]) for name in ("samples", of))
         return float(np.polyfit(x, y, 1)[0])
 
     def extrapolated(self) -> dict[int, float]:
@@ -80,9 +82,12 @@ class ScaleReport:
             for r in self.rows
         ]
         ends = [f"{n:>10,}  about {s:,.0f} s: extrapolated, not run" for n, s in self.extrapolated().items()]
-        if (exponent := self.exponent()) is not None:
-            stages = ", ".join(f"{stage} {self.exponent(stage):.2f}" for stage in STAGES)
-            ends.append(f"time grows as N^{exponent:.2f} ({stages})")
+        for least in (0, LARGE):
+            if (exponent := self.exponent(least=least)) is not None:
+                stages = ", ".join(f"{stage} {self.exponent(stage, least):.2f}" for stage in STAGES)
+                ends.append(
+                    f"time grows as N^{exponent:.2f}{f' from {least:,} samples on' if least else ''} ({stages})"
+                )
         ends.append(f"{self.stamp.machine}, {self.rows[0]['threads']} threads, torch {self.stamp.torch}")
         return "\n".join([head, *lines, *ends])
 
@@ -116,7 +121,13 @@ class ScaleReport:
 
 
 def run_scale(
-    *, most: int | None, threads: int | None, quick: bool, cascade: float = 0.0, say: Callable[[str], None]
+    *,
+    most: int | None,
+    threads: int | None,
+    quick: bool,
+    mean_size: float | None = None,
+    cascade: float = 0.0,
+    say: Callable[[str], None],
 ) -> ScaleReport:
     """Train a small model on synthetic data, then cluster sets of growing size, each in a process of its own.
 
@@ -124,6 +135,9 @@ def run_scale(
         most: samples of the largest set; all of `SIZES` by default.
         threads: of torch and faiss in those processes; their own choice by default.
         quick: two small sets.
+        mean_size: of an identity, in samples; that of `synthetic`, the paper's, by default. With fewer than the 32 neighbours the
+            nearest of others' samples have to be found too, whose features are noise to each other: recall then takes more
+            lists, and the time grows faster.
         cascade: see `nn.cascade`.
         say: is told what happens.
 
@@ -133,10 +147,11 @@ def run_scale(
     sizes = [n for n in (QUICK_SIZES if quick else SIZES) if most is None or n <= most]
     if not sizes:
         raise ValueError(f"samples = {most}: expected at least {(QUICK_SIZES if quick else SIZES)[0]}")
+    mean_size = MEAN_SIZE if mean_size is None else mean_size
     stamp = results.stamp(torch.device("cpu"), 0)
     rows = []
     with tempfile.TemporaryDirectory(prefix="intraformer-scale-") as scratch:
-        known = synthetic(TRAINED_ON, dim=MODEL["input_dim"], seed=0, **DATA)
+        known = synthetic(TRAINED_ON, dim=MODEL["input_dim"], seed=0, mean_size=mean_size)
         say(f"training on {TRAINED_ON:,} samples of other identities")
         data = pipeline.prepare(known.features, known.labels, MODEL["num_neighbors"])
         config = TrainingConfig.from_preset("small", epochs=1 if quick else 3, batch_size=64, fairness_weight=0.0)
@@ -149,12 +164,13 @@ def run_scale(
             say(f"{samples:,} samples")
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 (Path(folder) / "model").symlink_to(Path(scratch) / "trained")
-                rows.append(_one(Path(folder), samples, cascade, threads))
+                rows.append(_one(Path(folder), samples, mean_size, cascade, threads))
     return ScaleReport(stamp, rows)
 
 
-def _one(folder: Path, samples: int, cascade: float, threads: int | None) -> dict[str, Any]:
-    command = [sys.executable, "-m", "intraformer_fast.bench.scale.child", str(folder), str(samples), str(cascade)]
+def _one(folder: Path, samples: int, mean_size: float, cascade: float, threads: int | None) -> dict[str, Any]:
+    arguments = [str(folder), str(samples), str(mean_size), str(cascade)]
+    command = [sys.executable, "-m", "intraformer_fast.bench.scale.child", *arguments]
     chosen = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **chosen})
     if done.returncode:

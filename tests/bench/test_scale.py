@@ -23,7 +23,7 @@ def row(tmp_path_factory):
     torch.manual_seed(0)
     model = nn.Intraformer(**{**MODEL, "num_layers": 1})
     save_model(folder / "model" / "model.safetensors", model, {"linking": Linking("intimacy", 0.0).to_dict()})
-    return child.main(folder, 500, 0.0)
+    return child.main(folder, 500, 20, 0.0)
 
 
 def report(row, exponent):
@@ -53,6 +53,10 @@ def test_the_exponent_is_that_of_the_growth_and_carries_on_beyond(row):
     assert "extrapolated, not run" in made.text()
     assert "N^1.25 (neighbors 1.25" in made.text()
     assert ScaleReport(made.stamp, made.rows[:1]).exponent() is None
+    large = [{**row, "samples": n, **dict.fromkeys(("seconds", *STAGES), float(n))} for n in (10**5, 10**6)]
+    both = ScaleReport(made.stamp, [*made.rows, *large])
+    assert both.exponent(least=10**5) == pytest.approx(1)
+    assert "N^1.00 from 100,000 samples on (neighbors 1.00" in both.text()
 
 
 def test_files(row, tmp_path):
