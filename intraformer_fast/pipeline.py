@@ -18,7 +18,7 @@ from intraformer_fast.errors import DataError
 from intraformer_fast.inference import predict_probability
 from intraformer_fast.nn.cascade import check_floor
 from intraformer_fast.selection import Linking, Scored, choose_linking
-from intraformer_fast.streaming import predict_cascade, predict_edges, read_edges
+from intraformer_fast.streaming import largest_batch, predict_cascade, predict_edges, read_edges
 from intraformer_fast.training import TrainingConfig, TrainingResult, ValidationSet, train
 from intraformer_fast.training.output import MODEL
 
@@ -226,6 +226,9 @@ GRAPH, EDGES = "graph", "edges"
 LINKING_BYTES = 64
 """Memory a sample while edges on disk are linked: where its edges are, its component, and the sort that numbers the clusters."""
 
+ORDER_BYTES = 8
+"""Memory a sample while edges are predicted: the order of the clusters."""
+
 CASCADES = (0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
 """Floors that `choose_cascade` tries, from the one that saves most."""
 
@@ -294,8 +297,8 @@ def cluster_on_disk(
         work: folder of this run; `graph` and `edges` in it.
         index: of the neighbour search, see `graph.knn_shards`.
         memory: bytes that a process may take beyond what it has, mapped files, whose pages the system takes back, not counted.
-            Building the index is planned for it; prediction takes a batch of the model and 8 bytes a sample, linking
-            `LINKING_BYTES` a sample and nothing for an edge. It is refused where that is more. None is no limit.
+            Building the index and the batch of the model are planned for it, linking takes `LINKING_BYTES` a sample and nothing for an
+            edge. It is refused where it does not do. None is no limit.
         cascade: see `nn.cascade`; 0 is exact.
         precision: of the model, see `predict_probability`.
         ranks: the processes that share the work, each of which makes this call.
@@ -306,14 +309,14 @@ def cluster_on_disk(
 
     Raises:
         As `graph.knn_shards`, `streaming.predict_edges` and `graph.link_edges`; ValueError, before any work, where the cascade
-        is out of range or linking does not fit in `memory`.
+        is out of range or linking or the model do not fit in `memory`.
     """
     floor = graph.edge_floor(linking.rule, linking.threshold, linking.options)
     if linking.rule == "density":
         raise ValueError(
             "rule 'density' needs every neighbour, not only kept edges: choose another, or leave the folder out"
         )
-    _check_cascade_and_memory(linking, features, cascade, memory)
+    batch_size = _checked_batch(model, linking, features, cascade, memory)
     made = graph.knn_shards(
         features, model.num_neighbors, Path(work) / GRAPH, index=index, memory=memory, ranks=ranks, progress=progress
     )
@@ -323,6 +326,7 @@ def cluster_on_disk(
         Path(work) / EDGES,
         floor=floor,
         cascade=cascade,
+        batch_size=batch_size,
         precision=precision,
         ranks=ranks,
         progress=progress,
@@ -330,10 +334,13 @@ def cluster_on_disk(
     return linking.link_edges(read_edges(edges, floor)) if ranks.is_first else None
 
 
-def _check_cascade_and_memory(linking: Linking, features: npt.NDArray[Any], cascade: float, memory: int | None) -> None:
+def _checked_batch(
+    model: nn.Intraformer, linking: Linking, features: npt.NDArray[Any], cascade: float, memory: int | None
+) -> int:
+    """Clusters of a batch, once it is known that the rest can run."""
     check_floor(cascade)
     if memory is None:
-        return
+        return largest_batch(model, None)
     if linking.rule == "communities":
         raise ValueError(
             "rule 'communities' holds all edges in memory: choose another rule, or give no memory to keep to"
@@ -341,3 +348,4 @@ def _check_cascade_and_memory(linking: Linking, features: npt.NDArray[Any], casc
     needed = LINKING_BYTES * len(features)
     if needed > memory:
         raise ValueError(f"memory = {memory} bytes: linking {len(features):,} samples takes {needed}; give more")
+    return largest_batch(model, memory - ORDER_BYTES * len(features))

@@ -27,10 +27,32 @@ ORDER = "order.npy"
 PIVOTS = 1024
 """Samples that the others are gathered around, at most; fewer than the square root of their number."""
 
+BATCH = 256
+"""Clusters that the model sees at once, at most."""
+
+FLOATS = 16
+"""Numbers of the model's width that a token takes at once, the eager backend's hidden layers included; scores come beside them."""
+
 PLACED_TOGETHER = 2**20
 """Edges that are brought to their place at once."""
 
 ARRAYS = ("samples", "degree", "targets", "probability", "streams")
+
+
+def largest_batch(model: nn.Intraformer, memory: int | None) -> int:
+    """The clusters of a batch that fit in `memory` bytes, at most `BATCH`, by what the eager backend takes, the largest of all.
+
+    Raises:
+        ValueError: not even one fits.
+    """
+    if memory is None:
+        return BATCH
+    n = model.num_neighbors
+    scores = 2 * model.num_heads * -(-n // model.num_subclusters)
+    one = 4 * n * (FLOATS * model.embed_dim + scores + model.input_dim)
+    if one > memory:
+        raise ValueError(f"memory = {memory} bytes is left for the model, and one cluster of it takes {one}: give more")
+    return min(BATCH, memory // one)
 
 
 def predict_edges(
@@ -40,7 +62,7 @@ def predict_edges(
     *,
     floor: float = 0.5,
     cascade: float = 0.0,
-    batch_size: int = 256,
+    batch_size: int = BATCH,
     precision: str = "auto",
     ranks: Ranks = ALONE,
     progress: bool = True,

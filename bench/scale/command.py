@@ -39,7 +39,8 @@ MODEL = {
     "input_dim": 64,
     "similarity_input": True,
 }
-TRAINED_ON = 4000
+TRAINED_ON: dict[str, Any] = {"samples": 4000, "mean_size": 20}
+"""Fewer samples of an identity than neighbours, so that there is something to tell apart."""
 LARGE = 100_000
 """Samples from which the growth is fitted once more: all smaller sets may have been searched exactly."""
 
@@ -151,8 +152,8 @@ def run_scale(
     stamp = results.stamp(torch.device("cpu"), 0)
     rows = []
     with tempfile.TemporaryDirectory(prefix="intraformer-scale-") as scratch:
-        known = synthetic(TRAINED_ON, dim=MODEL["input_dim"], seed=0, mean_size=mean_size)
-        say(f"training on {TRAINED_ON:,} samples of other identities")
+        known = synthetic(**TRAINED_ON, dim=MODEL["input_dim"], seed=0)
+        say(f"training on {len(known):,} samples of other identities")
         data = pipeline.prepare(known.features, known.labels, MODEL["num_neighbors"])
         config = TrainingConfig.from_preset("small", epochs=1 if quick else 3, batch_size=64, fairness_weight=0.0)
         fitted = pipeline.fit(data, MODEL, config, Path(scratch) / "trained", progress=False)

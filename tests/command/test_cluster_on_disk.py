@@ -44,15 +44,17 @@ def test_sizes():
 
 
 def test_a_graph_in_shards_is_the_graph_and_cluster_goes_on_from_it(files, tmp_path, answer):
-    answer("knn", files.test_features, "--k", 8, "--output", tmp_path / "a.npz")
+    answer("knn", files.test_features, "--k", 16, "--output", tmp_path / "a.npz")
     work = ("--work", tmp_path / "run", "--memory", "2GiB", "--quiet")
-    said = answer("knn", files.test_features, "--k", 8, *work)
+    said = answer("knn", files.test_features, "--k", 16, *work)
     assert (said["index"], said["recall"], said["output"]) == ("exact", 1.0, None)
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "graph").rglob("*.npy")}
     assert len(made) > 3
-    answer("knn", files.test_features, "--k", 8, "--output", tmp_path / "b.npz", *work)
+    answer("knn", files.test_features, "--k", 16, "--output", tmp_path / "b.npz", *work)
     for found, expected in zip(*(read_neighbors(tmp_path / name) for name in ("b.npz", "a.npz")), strict=True):
         np.testing.assert_array_equal(found, expected)
+    linked = ("--rule", "intimacy", "--output", tmp_path / "labels.npy")
+    answer("cluster", files.model, files.test_features, *linked, *work)
     assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "graph").rglob("*.npy")}
 
 

@@ -8,13 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from intraformer_fast import pipeline
+from intraformer_fast import nn, pipeline
 from intraformer_fast.distributed import Ranks
 from intraformer_fast.errors import DataError
 from intraformer_fast.graph import knn_shards
 from intraformer_fast.inference import predict_probability
 from intraformer_fast.selection import Linking
-from intraformer_fast.streaming import local_order, predict_edges, read_edges
+from intraformer_fast.streaming import BATCH, largest_batch, local_order, predict_edges, read_edges
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +122,39 @@ def test_killed_at_random_moments_and_split_over_two_processes_the_labels_are_th
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["killed", "killed", "killed", "same", "killed-rank", "failed", "resumed", "same"]
+
+
+MEASURED = """
+import sys, torch
+from intraformer_fast import nn
+from intraformer_fast.bench.scale.child import Watch, kibibytes
+torch.set_num_threads(1)
+k, backend, clusters = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+model = nn.Intraformer(128, 96, k, 1, 4, input_dim=32, backend=backend).eval()
+x = torch.nn.functional.normalize(torch.randn(clusters, 96, 32), dim=-1)
+with torch.inference_mode():
+    model(x[:1])
+    before = kibibytes("RssAnon")
+    watch = Watch()
+    model(x)
+    print(watch.most - 1024 * before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the system does not tell a process's memory")
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("k", [1, 4])
+def test_a_batch_stays_within_its_memory(k, backend):
+    memory = 2**27
+    clusters = largest_batch(nn.Intraformer(128, 96, k, 1, 4, input_dim=32), memory)
+    assert clusters < BATCH
+    command = [sys.executable, "-c", MEASURED, str(k), backend, str(clusters)]
+    taken = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert taken <= memory
+    assert backend == "auto" or taken > memory / 3
+
+
+def test_a_batch_of_not_one_cluster_is_refused(model):
+    assert largest_batch(model, None) == largest_batch(model, 2**40) == BATCH
+    with pytest.raises(ValueError, match="one cluster of it takes"):
+        largest_batch(model, 1000)
