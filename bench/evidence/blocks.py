@@ -50,9 +50,14 @@ class Section:
 
 
 def markdown(title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> str:
-    """A page whose pictures lie beside it; `facts` stand under its title."""
+    """A page whose pictures lie beside it; `facts` stand under its title. Tables stand in elements that the site scrolls."""
+
+    def scrolled(block: Block) -> str:
+        shown = markdown_block(block)
+        return f'<div class="wide" markdown>\n\n{shown}\n\n</div>' if isinstance(block, Table) else shown
+
     head = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    body = [part for s in sections for part in (f"{'#' * s.level} {s.heading}", *map(markdown_block, s.blocks))]
+    body = [part for s in sections for part in (f"{'#' * s.level} {s.heading}", *map(scrolled, s.blocks))]
     return "\n\n".join([f"# {title}", head, *body]) + "\n"
 
 
