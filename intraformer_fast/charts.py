@@ -294,7 +294,8 @@ def roofline(
         points: at most seven series have a color of their own.
         marks: what a hollow mark is; empty where there is none.
     """
-    figure = _figure(4.4)
+    legend = len(peaks) + len(bandwidths) + len({point.series for point in points}) + bool(marks)
+    figure = _figure(2.9 + 0.2 * legend)
     axes = figure.subplots()
     top = max(peaks.values())
     left = min([point.intensity for point in points] + [0.25 * top / max(bandwidths.values())]) / 2

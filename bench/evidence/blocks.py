@@ -10,6 +10,10 @@ from intraformer_fast.page import Markup, document, element
 
 from ..page import Grouped, html_groups, markdown_groups
 
+STYLE = """
+.grid { grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
+"""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -82,7 +86,7 @@ def html(title: str, facts: Mapping[str, str], sections: Sequence[Section], styl
         element("header", element("h1", title), element("dl", *pairs)),
         element("main", *body),
         element("footer"),
-        style=style,
+        style=style + STYLE,
     )
 
 
