@@ -59,7 +59,7 @@ def bench(
         typer.Option(min=1, help="Of `bench scale`: samples of an identity; 69 by default, as in the paper's data."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Of `bench systems`: glyphs (default), a folder, or learn-to-cluster.")
+        str | None, typer.Option(help="Of `bench systems`: glyphs (default), emoji, a folder, or learn-to-cluster.")
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Of `bench systems --data learn-to-cluster`: its files.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Of `bench systems`: how many runs of each; 3.", min=1)] = None,

@@ -36,9 +36,17 @@ def sbom(wheel: Path) -> dict[str, Any]:
         {
             "type": "data",
             "name": "glyphs.npz",
-            "description": "28 x 28 pictures drawn by free fonts; bench/data/licenses.txt names the license of each package's fonts",
-            "licenses": [{"license": {"name": "those of the fonts, see intraformer_fast/bench/data/licenses.txt"}}],
-        }
+            "description": "28 x 28 pictures drawn by free fonts; bench/data/glyphs/licenses.txt names each package's license",
+            "licenses": [
+                {"license": {"name": "those of the fonts, see intraformer_fast/bench/data/glyphs/licenses.txt"}}
+            ],
+        },
+        {
+            "type": "data",
+            "name": "emoji.npz",
+            "description": "numbers computed from drawings; bench/data/emoji/licenses.txt names each package's license",
+            "licenses": [{"license": {"id": "CC-BY-SA-4.0"}}],
+        },
     ]
     if CUDA_LIBRARY in names:
         inside.append(

@@ -1,1 +1,1 @@
-"""The recipe of the packaged example `glyphs`; see the README beside this file."""
+"""The recipes of the packaged examples; see the README beside this file."""

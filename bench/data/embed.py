@@ -12,14 +12,13 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 
 BINS = 8  # gradient directions over the full circle
-CELL = 4  # pixels
 BLOCK = 2000  # pictures worked on at once
 PCA_WIDTH = 300
 WIDTH = 128
 RIDGE = 1e-3  # added to the within-class variance, as a share of its mean
 
 
-def _cells(pictures: npt.NDArray[np.uint8]) -> Array:
+def _cells(pictures: npt.NDArray[np.uint8], cell: int) -> Array:
     gray = pictures.astype(np.float32) / 255
     padded = np.pad(gray, ((0, 0), (1, 1), (1, 1)), mode="edge")
     around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
@@ -30,23 +29,24 @@ def _cells(pictures: npt.NDArray[np.uint8]) -> Array:
     # A gradient between two directions counts to both, in proportion.
     apart = np.abs(direction[..., None] - np.arange(BINS, dtype=np.float32))
     share = np.maximum(0, 1 - np.minimum(apart, BINS - apart))
-    side = pictures.shape[1] // CELL
-    cells = (strength[..., None] * share).reshape(-1, side, CELL, side, CELL, BINS).sum((2, 4))
+    side = pictures.shape[1] // cell
+    cells = (strength[..., None] * share).reshape(-1, side, cell, side, cell, BINS).sum((2, 4))
     blocks = cells[:, :-1, :-1] + cells[:, 1:, :-1] + cells[:, :-1, 1:] + cells[:, 1:, 1:]
     flat = blocks.reshape(len(pictures), -1)
     return np.sqrt(flat / (flat.sum(1, keepdims=True) + 1e-6))
 
 
-def gradient_cells(pictures: npt.NDArray[np.uint8]) -> Array:
+def gradient_cells(pictures: npt.NDArray[np.uint8], cell: int = 4) -> Array:
     """Square roots of normalized histograms of gradient directions, over overlapping blocks of 2 x 2 cells.
 
     Args:
-        pictures: uint8 [N, S, S], S a multiple of CELL.
+        pictures: uint8 [N, S, S].
+        cell: side of a cell in pixels, a divisor of S.
 
     Returns:
-        float32 [N, (S / CELL - 1)^2 * BINS].
+        float32 [N, (S / cell - 1)^2 * BINS].
     """
-    return np.concatenate([_cells(pictures[i : i + BLOCK]) for i in range(0, len(pictures), BLOCK)])
+    return np.concatenate([_cells(pictures[i : i + BLOCK], cell) for i in range(0, len(pictures), BLOCK)])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from intraformer_fast.data import Dataset, load_example, read_features, read_labels, read_neighbors
+from intraformer_fast.data import EXAMPLES, Dataset, load_example, read_features, read_labels, read_neighbors
 from intraformer_fast.data.checks import check_same_length
 from intraformer_fast.data.normalize import unit_rows
 from intraformer_fast.errors import DataError
@@ -55,10 +55,10 @@ class Split:
 
 
 def load(data: str, root: Path | None = None, classes: int | None = None) -> Split:
-    """`glyphs`; a folder of `{train,test}_{features,labels}.npy` and `test_groups.npy`; or learn-to-cluster's files under `root`.
+    """An example; a folder of `{train,test}_{features,labels}.npy` and `test_groups.npy`; or learn-to-cluster's files under `root`.
 
     Args:
-        data: the name "glyphs" or "learn-to-cluster", or a folder.
+        data: the name of a packaged example, "learn-to-cluster", or a folder.
         root: of learn-to-cluster's files: `features/*.bin`, `labels/*.meta`, `knns/*/*.npz` (optional) and `groups/*.meta`
             (optional, one integer a sample), one name with "train" in it and one with "test" in each.
         classes: about as many identities of each part, spread over all. None takes all.
@@ -68,14 +68,14 @@ def load(data: str, root: Path | None = None, classes: int | None = None) -> Spl
     """
     if (root is not None) != (data == LEARN_TO_CLUSTER):
         raise ValueError(f"--root and --data {LEARN_TO_CLUSTER} belong together: give both or neither")
-    if data == "glyphs":
-        split = Split(load_example("glyphs", "train"), load_example("glyphs", "test"))
+    if data in EXAMPLES:
+        split = Split(load_example(data, "train"), load_example(data, "test"))
     elif root is not None:
         split = _learn_to_cluster(root)
     elif (folder := Path(data)).is_dir():
         split = Split(_folder(folder, "train"), _folder(folder, "test"))
     else:
-        raise ValueError(f"data = {data!r}: expected glyphs, {LEARN_TO_CLUSTER} or a folder")
+        raise ValueError(f"data = {data!r}: expected {', '.join(EXAMPLES)}, {LEARN_TO_CLUSTER} or a folder")
     if classes is None:
         return split
     return Split(_thinned(split.known, classes), _thinned(split.target, classes))

@@ -2,7 +2,7 @@
 
 from .checks import check_features, check_same_length
 from .dataset import Dataset
-from .examples import load_example
+from .examples import EXAMPLES, load_example
 from .formats import (
     read_features,
     read_labels,
@@ -16,6 +16,7 @@ from .splits import split_identities
 from .synthetic import synthetic
 
 __all__ = [
+    "EXAMPLES",
     "Dataset",
     "check_features",
     "check_same_length",

@@ -40,7 +40,7 @@ def wheel(tmp_path):
 def test_parts_are_what_is_inside_and_what_is_asked_for(wheel):
     found = RELEASE["sbom"](wheel("intraformer_fast/_C_cuda.so"))
     names = [part["name"] for part in found["components"]]
-    assert names == ["glyphs.npz", "CUDA Runtime, statically linked into _C_cuda.so", "torch", "numpy"]
+    assert names == ["glyphs.npz", "emoji.npz", "CUDA Runtime, statically linked into _C_cuda.so", "torch", "numpy"]
     assert all(part["licenses"] for part in found["components"])
     own = found["metadata"]["component"]
     assert (own["purl"], own["licenses"]) == ("pkg:pypi/intraformer-fast@9.8.7", [{"expression": "MIT"}])

@@ -79,5 +79,5 @@ def test_root_and_data_belong_together(tmp_path):
     for data, root in (("glyphs", tmp_path), ("learn-to-cluster", None)):
         with pytest.raises(ValueError, match="belong together"):
             split.load(data, root)
-    with pytest.raises(ValueError, match="data = 'nowhere': expected glyphs"):
+    with pytest.raises(ValueError, match="data = 'nowhere': expected glyphs, emoji, learn-to-cluster or a folder"):
         split.load("nowhere")

@@ -1,10 +1,9 @@
 """Build the packaged example `glyphs` from Debian's font packages.
 
-python -m intraformer_fast.bench.data.build --debs DIR --out FILE
+python -m intraformer_fast.bench.data.glyphs.build --debs DIR --out FILE
 """
 
 import argparse
-import hashlib
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,21 +16,14 @@ import numpy.typing as npt
 from intraformer_fast.data.dataset import pack_pictures
 from intraformer_fast.files import atomic_path
 
-from .classes import EMBEDDING, MIN_PICTURES, TEST, assign_fonts, choose_characters, keep_different, split_classes
-from .embed import fit, gradient_cells
+from ..assemble import SEED, assemble, unlike_pinned
+from ..embed import gradient_cells
+from .classes import MIN_PICTURES, assign_fonts, choose_characters, keep_different
 from .fonts import Font, list_fonts, unpack
 from .render import Picture, draw_all
 from .scripts import GROUPS
 
-SEED = 0
-
-
-def unlike_pinned(packages: Path) -> list[str]:
-    """Names of the packages whose pinned file is missing from the folder `packages`, or has other contents."""
-    present = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in packages.glob("*.deb")}
-    listed = Path(__file__).with_name("packages.sha256").read_text().splitlines()
-    pinned = [(name, digest) for digest, name in map(str.split, listed)]
-    return [name.split("_")[0] for name, digest in pinned if present.get(name) != digest]
+CHECKSUMS = Path(__file__).with_name("packages.sha256")
 
 
 def render_classes(fonts: Sequence[Font], code_points: Sequence[int]) -> dict[int, list[tuple[str, Picture]]]:
@@ -41,11 +33,6 @@ def render_classes(fonts: Sequence[Font], code_points: Sequence[int]) -> dict[in
         for point, picture in draw_all(font, task).items():
             drawn[point].append((font.package, picture))
     return drawn
-
-
-def quantize(features: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
-    """Scale by one factor for all and round to int8; readers normalize each row, so the factor is not kept."""
-    return np.rint(features * (127 / np.abs(features).max())).astype(np.int8)
 
 
 def build(debs: Path) -> dict[str, npt.NDArray[Any]]:
@@ -66,17 +53,17 @@ def build(debs: Path) -> dict[str, npt.NDArray[Any]]:
             samples += [(len(classes), *drawn[point][i]) for i in kept]
             classes.append((point, group))
     labels, packages, pictures = zip(*samples, strict=True)
-    return assemble(np.stack(pictures), np.array(labels), np.array(packages), *np.array(classes).T)
+    return arrays_of(np.stack(pictures), np.array(labels), np.array(packages), *np.array(classes).T)
 
 
-def assemble(
+def arrays_of(
     pictures: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64],
     packages: npt.NDArray[np.str_],
     code_points: npt.NDArray[np.int64],
     class_groups: npt.NDArray[np.int64],
 ) -> dict[str, npt.NDArray[Any]]:
-    """Split the classes, fit the embedding on its own share and embed the rest.
+    """The arrays of the file.
 
     Args:
         pictures: uint8 [N, 32, 32].
@@ -85,21 +72,13 @@ def assemble(
         code_points: int64 [C], the character of each class.
         class_groups: int64 [C], positions in GROUPS.
     """
-    split = split_classes(class_groups, SEED)[labels]
-    fitted, kept = split == EMBEDDING, split != EMBEDDING
-    cells = gradient_cells(pictures)
-    features = fit(cells[fitted], labels[fitted])(cells[kept])
-    classes, new_labels = np.unique(labels[kept], return_inverse=True)
+    arrays, kept, classes = assemble(gradient_cells(pictures), labels, class_groups, GROUPS)
     package_names, package_ids = np.unique(packages[kept], return_inverse=True)
     return {
-        "features": quantize(features),
-        "labels": new_labels.astype(np.int16),
-        "groups": class_groups[labels[kept]].astype(np.int8),
-        "test": split[kept] == TEST,
+        **arrays,
         "pictures": pack_pictures(pictures[kept]),
         "packages": package_ids.astype(np.uint8),
         "code_points": code_points[classes].astype(np.int32),
-        "group_names": np.array(GROUPS),
         "package_names": package_names,
     }
 
@@ -107,14 +86,14 @@ def assemble(
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m intraformer_fast.bench.data.build", description="Build the packaged example glyphs."
+        prog="python -m intraformer_fast.bench.data.glyphs.build", description="Build the packaged example glyphs."
     )
     parser.add_argument("--debs", type=Path, required=True, help="folder of the downloaded .deb files")
     parser.add_argument("--out", type=Path, required=True, help="the .npz file to write")
     options = parser.parse_args(arguments)
-    others = unlike_pinned(options.debs)
+    others = unlike_pinned(CHECKSUMS, options.debs)
     if others:
-        print(f"the file will differ, as these packages are missing or not the pinned version: {', '.join(others)}")
+        print(f"the file will differ, as these files are missing or not the pinned version: {', '.join(others)}")
     arrays: dict[str, Any] = build(options.debs)
     with atomic_path(options.out) as temporary:
         np.savez_compressed(temporary, **arrays)

@@ -1,10 +1,9 @@
-"""Which characters become classes, which pictures each keeps, and which split each class falls into."""
+"""Which characters become classes, and which pictures each keeps."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from .fonts import Font
 from .render import Picture
@@ -15,9 +14,6 @@ MAX_PICTURES = 60
 MAX_FONTS = 160  # fonts tried for a class
 ALIKE = 0.97  # cosine of two pictures above which the second is left out: one design under two names
 WELL_COVERED = 0.9  # of the best covered character's fonts; the big scripts are thinned among these
-
-EMBEDDING, TRAIN, TEST = 0, 1, 2
-SHARES = (0.4, 0.3, 0.3)  # of each group's classes
 
 
 def choose_characters(fonts: Sequence[Font]) -> list[tuple[int, int]]:
@@ -57,16 +53,3 @@ def keep_different(pictures: Sequence[Picture]) -> list[int]:
         if len(kept) < MAX_PICTURES and not (cosine[i, kept] > ALIKE).any():
             kept.append(i)
     return kept
-
-
-def split_classes(groups: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
-    """Draw EMBEDDING, TRAIN or TEST for every class, in the same SHARES inside each group."""
-    random = np.random.RandomState(seed)
-    split = np.empty(len(groups), np.int64)
-    for group in range(len(GROUPS)):
-        members = np.flatnonzero(groups == group)
-        position = (np.arange(len(members)) + 0.5) / len(members)
-        split[members[random.permutation(len(members))]] = np.searchsorted(
-            np.cumsum(SHARES[:2]), position, side="right"
-        )
-    return split

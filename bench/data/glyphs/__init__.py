@@ -1,0 +1,1 @@
+"""The recipe of the packaged example `glyphs`; see the README beside this file."""
