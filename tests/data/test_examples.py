@@ -1,4 +1,4 @@
-"""What the packaged example promises in its description, `glyphs.md`."""
+"""What the packaged example `glyphs` promises in its description, `glyphs.md`, and what goes for all examples."""
 
 import unicodedata
 from importlib import resources
@@ -127,7 +127,7 @@ def test_the_file_is_small_and_holds_plain_arrays_only():
 
 
 def test_every_package_in_the_file_has_a_license(everything):
-    folder = resources.files("intraformer_fast.bench.data")
+    folder = resources.files("intraformer_fast.bench.data.glyphs")
     lists = {
         "licenses": [line.split("\t")[0] for line in (folder / "licenses.txt").read_text().splitlines()],
         "versions": [line.split("=")[0] for line in (folder / "packages.txt").read_text().splitlines()],
@@ -140,7 +140,7 @@ def test_every_package_in_the_file_has_a_license(everything):
 
 
 def test_unknown_names_list_what_there_is():
-    with pytest.raises(ValueError, match="there is no example 'faces'; there is: glyphs"):
+    with pytest.raises(ValueError, match="there is no example 'faces'; there is: glyphs, emoji"):
         load_example("faces")
     with pytest.raises(ValueError, match="there is no split 'validation'; there is: train, test, all"):
         load_example("glyphs", "validation")
