@@ -32,7 +32,9 @@ def test_wheel_holds_every_module_and_data_file(wheel):
         for path in (ROOT / folder).rglob("*.py"):
             assert f"{installed}/{path.relative_to(ROOT / folder)}" in names
     for example in ("glyphs", "emoji"):
-        recipe = (f"bench/data/{example}/{name}" for name in ("README.md", "packages.txt", "packages.sha256", "licenses.txt"))
+        recipe = (
+            f"bench/data/{example}/{name}" for name in ("README.md", "packages.txt", "packages.sha256", "licenses.txt")
+        )
         for name in ("py.typed", f"data/{example}.npz", f"data/{example}.md", *recipe):
             assert f"intraformer_fast/{name}" in names
     assert not any(name.startswith(("tests/", "kernels/", "bench/")) for name in names)

@@ -54,7 +54,7 @@ def build(
     """
     drawn: defaultdict[str, list[tuple[int, Drawing]]] = defaultdict(list)
     known = {concept.code_points for concept in concepts}
-    set_names = []
+    set_names: list[str] = []
     for name, drawings in sets:
         kept = keep_unlike([(points, drawing) for points, drawing in drawings if points in known])
         print(f"{name}: {len(kept)} drawings", flush=True)
@@ -66,7 +66,7 @@ def build(
     counts = [len(drawn[concept.code_points]) for concept in chosen]
     of_all = [one for concept in chosen for one in drawn[concept.code_points]]
     labels, position = draw_pictures(counts, SEED)
-    which = (np.cumsum(counts) - counts)[labels] + position
+    which = np.cumsum([0, *counts[:-1]])[labels] + position
     print(f"{len(labels)} pictures of {len(chosen)} emoji", flush=True)
 
     pictures = views(np.stack([drawing for _, drawing in of_all]), which, SEED)

@@ -81,7 +81,7 @@ def glyphs(package: Path, weight: int) -> Iterator[tuple[str, Drawing]]:
         opacity = Image.frombytes("L", mask.size, bytes(mask))
         opacity.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
         drawing = np.zeros((SIDE, SIDE, 4), np.uint8)
-        drawing[: opacity.height, : opacity.width, 3] = opacity
+        drawing[: opacity.height, : opacity.width, 3] = np.asarray(opacity)
         yield f"{point:X}", drawing
 
 
