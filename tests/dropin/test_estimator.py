@@ -42,7 +42,8 @@ def samples(identities, width=16, seed=0):
 
 @pytest.fixture(scope="module")
 def fitted():
-    options = {"embed_dim": 16, "num_heads": 1, "num_layers": 1, "num_neighbors": 16}
+    options = {"embed_dim": 16, "num_heads": 1, "num_layers": 1, "num_neighbors": 16, "tokens": "features"}
+    options["similarity_input"] = True  # a row of similarities takes more than 24 identities to learn
     training = {"epochs": 30, "learning_rate": 1e-2, "batch_size": 32}
     return ifast.IntraformerClusterer(model_options=options, training_options=training).fit(*samples(32))
 
