@@ -10,6 +10,11 @@ from .page import LEGEND, Section, Subject
 WHOLE = "paper"
 """The row that all others change: the paper's form, as in the catalogue."""
 
+WORDS = (
+    "Every row is the paper's form with one thing changed, at the same size and trained equally long; the table of settings says what "
+    "differs from the paper's own size. Edges are those of held-out identities: how well the model ranks them, before any linking."
+)
+
 SUBCLUSTERS = (1, 2, 4, 5, 8, 10, 16)
 
 
@@ -57,7 +62,7 @@ def subject() -> Subject:
     """The rows by question; the whole stands in each, to compare with."""
     k = {WHOLE if k == 4 else f"k-{k}": k for k in SUBCLUSTERS}
     title = "What each part of the Intraformer is worth"
-    return Subject("ablation", title, LEGEND, _sections(k), "k, sub-clusters", k)
+    return Subject("ablation", title, (WORDS, LEGEND[0], LEGEND[-1]), _sections(k), "k, sub-clusters", k)
 
 
 def _sections(k: Mapping[str, int]) -> list[Section]:

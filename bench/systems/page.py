@@ -161,7 +161,7 @@ def tables(content: Content) -> list[Table]:
 
 
 def _overall(heading: str, note: str, lines: Sequence[Line], ours: Sequence[bool], notes: Sequence[str] = ()) -> Table:
-    """Mean and STD over the groups, the times, and of the notes those that a line has."""
+    """Mean and STD over the groups, the times, and of the notes those that a line has, without what follows a semicolon."""
     said = [next(one for one in line.outcomes if not one.failure).notes for line in lines]
     notes = [name for name in notes if any(name in of for of in said)]
     rows = [
@@ -169,7 +169,7 @@ def _overall(heading: str, note: str, lines: Sequence[Line], ours: Sequence[bool
             line.entry.title,
             *(str(line.cells[metric][column]) for metric in METRICS.values() for column in (MEAN, STD)),
             *(f"{seconds:.0f} s" for seconds in line.seconds or ()),
-            *(of.get(name, "") for name in notes),
+            *(of.get(name, "").partition(";")[0] for name in notes),
         ]
         for line, of in zip(lines, said, strict=True)
     ]
