@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from systems.test_whole_comparison import run
 
 from intraformer_fast import nn
@@ -14,7 +15,8 @@ from intraformer_fast.training import TrainingConfig
 def made(name, size="small"):
     """The model and the settings of training of a row."""
     system = ablation.select_rows([name], size)[name].system
-    model = nn.Intraformer(**{**preset(system.preset).model, **system.model, "input_dim": 128})
+    with torch.device("meta"):  # the published size of 16 streams takes gigabytes
+        model = nn.Intraformer(**{**preset(system.preset).model, **system.model, "input_dim": 128})
     return model, TrainingConfig.from_preset(system.preset, **system.training)
 
 
