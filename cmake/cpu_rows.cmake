@@ -54,4 +54,5 @@ intraformer_loops(heads INTRAFORMER_HEAD_LOOPS csrc/block_attention/cpu_heads.cp
 intraformer_loops(streams INTRAFORMER_STREAM_LOOPS csrc/correlation_attention/cpu_streams.cpp generic avx2 avx512 avx512_bf16)
 intraformer_loops(linear INTRAFORMER_LINEAR_LOOPS csrc/stream_linear/cpu_linear.cpp generic avx2 avx512 avx512_bf16)
 intraformer_loops(lists INTRAFORMER_LIST_LOOPS csrc/list_search/cpu_lists.cpp generic avx2 avx512)
+intraformer_loops(dots INTRAFORMER_DOT_LOOPS csrc/best_cosines/cpu_dots.cpp generic avx2 avx512)
 list(JOIN INTRAFORMER_INSTRUCTION_SETS " " INTRAFORMER_INSTRUCTION_SETS)

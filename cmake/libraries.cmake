@@ -9,7 +9,7 @@ endfunction()
 intraformer_library(intraformer_cpu _C_cpu
   csrc/library.cpp csrc/cpu/tensors.cpp csrc/purity_fmi/cpu.cpp csrc/purity_fmi/cpu_means.cpp csrc/encoder_block/cpu.cpp
   csrc/block_attention/cpu.cpp csrc/correlation_attention/cpu.cpp csrc/stream_linear/cpu.cpp csrc/intimacy/cpu.cpp
-  csrc/list_search/cpu.cpp
+  csrc/list_search/cpu.cpp csrc/best_cosines/cpu.cpp
   $<TARGET_OBJECTS:intraformer_rows>)
 target_link_libraries(intraformer_cpu PRIVATE intraformer_rows)
 

@@ -35,6 +35,7 @@ STABLE_TORCH_LIBRARY(intraformer_fast, library) {
   library.def("edge_components(Tensor starts, Tensor targets, bool mutual) -> Tensor");
   library.def(
       "list_search(Tensor rows, Tensor starts, Tensor queries, Tensor probes, int count) -> (Tensor places, Tensor scores)");
+  library.def("best_cosines(Tensor rows, Tensor inverse_norm, Tensor queries, Tensor candidates, int count) -> Tensor");
   library.def("cpu_instruction_set() -> str");
   // Keeps each of torch's threads multiplying in registers for so many steps; the floating-point operations of all of them.
   library.def("cpu_peak(int steps, bool bfloat16) -> int");

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from intraformer_fast import native
 from intraformer_fast.errors import DataError
 
 GRID = 2.0**24
@@ -53,6 +54,9 @@ class UnitTable:
                 matter.
             count: at most m + 1; where too few candidates are given, NO_KEY fills the end of the row.
         """
+        if self.rows.device.type == "cpu" and not native.NOT_LOADED["cpu"]:
+            best = torch.ops.intraformer_fast.best_cosines.default
+            return best(self.rows, self.inverse_norm, queries, candidates.contiguous(), count)
         listed = torch.cat([queries[:, None], candidates], dim=1)
         result = []
         step = max(1, BLOCK_ELEMENTS // (listed.shape[1] * self.rows.shape[1]))
