@@ -1,5 +1,7 @@
 """explain(): which kernel serves each op, on the CPU here and on a GPU that is not."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,9 @@ import intraformer_fast as ifast
 from intraformer_fast import native
 
 needs_native = pytest.mark.skipif(bool(native.NOT_LOADED["cpu"]), reason="only the reference is installed")
+needs_triton = pytest.mark.skipif(
+    find_spec("triton") is None, reason="Triton is not installed, which the reasons are of"
+)
 
 
 @pytest.fixture
@@ -19,6 +24,7 @@ X = torch.randn(2, 16, 64)
 
 
 @needs_native
+@needs_triton
 def test_inference_and_training_on_the_cpu(model):
     with torch.inference_mode():
         assert str(ifast.explain(model, X)) == "on cpu:\n2 x encoder_block(float32[2, 16, 64]): cpu"
@@ -28,6 +34,7 @@ def test_inference_and_training_on_the_cpu(model):
     assert "2 x block_attention(float32[2, 4, 16, 16]): cpu\n    not triton: q is on cpu" in told
 
 
+@needs_triton
 def test_a_gpu_that_is_not_here(model):
     served = {
         choice.op: choice.served for choice, _ in ifast.explain(model.bfloat16(), X.bfloat16(), device="cuda").choices
