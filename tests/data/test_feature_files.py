@@ -85,6 +85,20 @@ def test_parquet_lists_of_every_kind(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
+    ("name", "words"), [(b"featu\xf1\x81s", "is not a whole Parquet file"), (b"featu\nes", "has the columns featu es;")]
+)
+def test_a_damaged_column_name_of_parquet_is_one_sentence(tmp_path, name, words):
+    """Found by fuzzing: pyarrow raised a UnicodeDecodeError that reached the caller."""
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "features.parquet"
+    write_features(path, np.ones((3, 2), np.float32))
+    path.write_bytes(path.read_bytes().replace(b"features", name))
+    with pytest.raises(DataError, match=words) as caught:
+        read_features(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("rows", "value", "reason"),
     [
         ([[1.0], [2.0, 3.0]], "float", r"rows 1 to 2 wide; expected samples of one width"),

@@ -88,9 +88,10 @@ def _read_parquet(file: IO[bytes], path: AnyPath, column: str) -> Features:
         table = parquet.ParquetFile(file)
         names = table.schema_arrow.names
         if column not in names:
-            raise DataError(f"{path} has the columns {', '.join(names)}; expected one named {column}")
+            listed = " ".join(", ".join(names).split())
+            raise DataError(f"{path} has the columns {listed}; expected one named {column}")
         blocks = [_rows(batch.column(0), path) for batch in table.iter_batches(columns=[column])]
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         words = " ".join(str(error).split())  # pyarrow's are of several lines
         raise DataError(f"{path} is not a whole Parquet file ({words}); write it again") from error
     widths = {block.shape[1] for block in blocks}
