@@ -32,8 +32,8 @@ PRESETS = {
         # A fairness weight of 1, the paper's, costs accuracy there and leaves the STD over groups as it is.
         training={"epochs": 3, "learning_rate": 1e-3, "weight_decay": 0.01, "fairness_weight": 0.25},
     ),
-    # The paper's form (tokens of features, four sub-clusters, C-ATT) at a size for a CPU. Longer trainings learn the training
-    # identities by heart.
+    # The paper's form (tokens of features, four sub-clusters, C-ATT) at a size for a CPU. Longer trainings cluster no better
+    # (docs/ablations.md).
     "small-paper": Preset(
         model={"embed_dim": 128, "num_neighbors": 80, "num_subclusters": 4, "num_layers": 2, "num_heads": 4},
         training={"epochs": 1, "learning_rate": 1e-3, "weight_decay": 0.01, "fairness_weight": 0.25},
