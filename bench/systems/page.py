@@ -23,8 +23,8 @@ LEGEND = (
     "groups (ddof = 1). After ± stands the standard deviation over seeds; each seed cuts the known identities elsewhere.",
     "The systems were written anew from their papers; where sizes and epochs differ from those printed there (in brackets), the "
     "table of settings says so. A system that is further from its published form than ours is from ours is at a disadvantage here.",
-    "Times are of the wall clock: to fit, the choice of settings included, and to cluster, from the k-NN graph on. The seconds of the "
-    "processor are with every run.",
+    "Times are of the wall clock: to fit, the choice of settings included, and to cluster, from the k-NN graph on. CPU: those of "
+    "the processor for both, which a busy machine does not change.",
 )
 
 OTHER_DATA = (
@@ -174,7 +174,7 @@ def _overall(heading: str, note: str, lines: Sequence[Line], ours: Sequence[bool
         for line, of in zip(lines, said, strict=True)
     ]
     scores = (f"{column} {metric}" for metric in METRICS.values() for column in (MEAN, STD))
-    return Table(heading, note, ["system", *scores, "fit", "cluster", *notes], rows, ours)
+    return Table(heading, note, ["system", *scores, "fit", "cluster", "CPU", *notes], rows, ours)
 
 
 def text(content: Content) -> str:

@@ -43,12 +43,14 @@ class Line:
         return [f"seed {one.seed}: {one.failure}" for one in self.outcomes if one.failure]
 
     @property
-    def seconds(self) -> tuple[float, float] | None:
-        """Means of the time to fit and to cluster."""
+    def seconds(self) -> tuple[float, float, float] | None:
+        """Means of the time to fit, of that to cluster, and of the processor's for both."""
         done = [one for one in self.outcomes if not one.failure]
         if not done:
             return None
-        return statistics.mean(o.train_seconds for o in done), statistics.mean(o.cluster_seconds for o in done)
+        times = zip(*((o.train_seconds, o.cluster_seconds, o.cpu_seconds) for o in done), strict=True)
+        fit, cluster, processor = map(statistics.mean, times)
+        return fit, cluster, processor
 
 
 def summarize(entries: Mapping[str, Entry], outcomes: Iterable[Outcome]) -> list[Line]:

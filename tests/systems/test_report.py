@@ -50,7 +50,7 @@ def test_lines_are_means_over_seeds_with_their_spread(report):
     assert cells["mean"].mean == pytest.approx(0.65)
     assert cells["STD"].mean == pytest.approx(np.std([0.5, 0.7], ddof=1))
     assert str(cells["mean"]) == "65.0 ±7.1"
-    assert second.seconds == (15, 1)
+    assert second.seconds == (15, 1, 9)
     assert str(best.cells["F_P"]["mean"]) == "85.0"  # one seed has no spread
     assert best.failures == ["seed 1: RuntimeError: out of memory"]
     assert failed.cells == {}
