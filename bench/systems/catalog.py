@@ -60,7 +60,7 @@ PUBLISHED: dict[str, Entry] = {
     "ada-nets": Entry("Ada-NETS, its structure space", "untrained", AdaNetsSpace(), "the space alone, nothing learned"),
     "fc-es": Entry("FC-ES", "untrained", FcEs()),
     "infomap": Entry("k-NN + Infomap", "untrained", KnnInfomap()),
-    "rank-cutoff": Entry("rank cut-off, the Intraformer's linking", "untrained", RankCutoff()),
+    "rank-cutoff": Entry("rank cut-off, our linking", "untrained", RankCutoff()),
     "chinese-whispers": Entry("Chinese Whispers", "untrained", ChineseWhispers()),
     "hdbscan": Entry("HDBSCAN", "untrained", Hdbscan()),
     "dbscan": Entry("DBSCAN", "untrained", Dbscan()),
