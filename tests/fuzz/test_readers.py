@@ -97,7 +97,7 @@ def outcome(read, error):
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate))
+@settings(suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate))
 @given(changes=damage())
 def test_damaged_files(name, changes, tmp_path_factory):
     write, read = READERS[name]
@@ -113,7 +113,7 @@ def test_damaged_files(name, changes, tmp_path_factory):
     assert sum(np.asarray(array).nbytes for array in arrays) <= LARGEST
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(changes=damage(), file=st.sampled_from(["manifest.json", "a-00000.npy", "shard-00000.json"]))
 def test_damaged_shards(changes, file, tmp_path_factory):
     """A shard that is read is what was written, whatever became of its files."""

@@ -114,7 +114,7 @@ def test_exact_misses_nothing_by_plain_float64_cosines(name, engine):
     np.testing.assert_allclose(np.take_along_axis(cosines, neighbors[:, :count], axis=1), best, atol=2e-7)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=hnp.arrays(
         np.float32, st.tuples(st.integers(1, 40), st.just(3)), elements=st.sampled_from([-1.0, 0.0, 1.0, 2.0])

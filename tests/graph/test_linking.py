@@ -131,7 +131,7 @@ ALL_CASES = [
 @pytest.mark.parametrize(
     ("rule", "twin"), [("components", components_twin), ("mutual", mutual_twin), ("density", density_twin)]
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(table=tables(), threshold=thresholds)
 def test_rule_equals_its_twin(rule, twin, table, threshold):
     labels = link(*table, rule=rule, threshold=threshold)
@@ -139,7 +139,7 @@ def test_rule_equals_its_twin(rule, twin, table, threshold):
     assert labels.tolist() == twin(as_dictionary(*table), threshold)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     table=tables(), threshold=thresholds, intimacy_threshold=st.sampled_from([0.0, 1 / 3, 0.5, 0.6, 2 / 3, 0.75, 1.0])
 )
@@ -149,7 +149,7 @@ def test_intimacy_equals_its_twin(table, threshold, intimacy_threshold):
 
 
 @pytest.mark.parametrize("symmetrize", SYMMETRIZATIONS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(table=tables())
 def test_edge_weights_equal_their_twin(symmetrize, table):
     weights = edge_weights(neighbor_table(*table), symmetrize)
@@ -158,7 +158,7 @@ def test_edge_weights_equal_their_twin(symmetrize, table):
 
 @pytest.mark.parametrize("symmetrize", SYMMETRIZATIONS)
 @pytest.mark.parametrize("method", ["louvain", "leiden"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(table=tables(), threshold=thresholds)
 def test_communities_stay_within_the_edges_above_the_threshold(method, symmetrize, table, threshold):
     pytest.importorskip("sknetwork")
@@ -171,7 +171,7 @@ def test_communities_stay_within_the_edges_above_the_threshold(method, symmetriz
 
 
 @pytest.mark.parametrize(("rule", "options"), CASES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=tables(), threshold=thresholds, seed=st.integers(0, 1000))
 def test_what_stands_at_padding_does_not_count(rule, options, table, threshold, seed):
     neighbors = table[0]
@@ -187,7 +187,7 @@ def test_what_stands_at_padding_does_not_count(rule, options, table, threshold, 
 
 
 @pytest.mark.parametrize(("rule", "options"), CASES[:-1])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=tables(), threshold=thresholds, seed=st.integers(0, 1000))
 def test_renaming_samples_renames_clusters(rule, options, table, threshold, seed):
     neighbors, similarity, probability = table
@@ -201,7 +201,7 @@ def test_renaming_samples_renames_clusters(rule, options, table, threshold, seed
 
 
 @pytest.mark.parametrize(("rule", "options"), ALL_CASES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(table=tables(), threshold=thresholds)
 def test_labels_are_numbered_by_first_appearance_and_repeat(rule, options, table, threshold):
     labels = link(*table, rule=rule, threshold=threshold, **options)
@@ -210,7 +210,7 @@ def test_labels_are_numbered_by_first_appearance_and_repeat(rule, options, table
     np.testing.assert_array_equal(link(*table, rule=rule, threshold=threshold, **options), labels)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=tables(), threshold=thresholds)
 def test_intimacy_threshold_of_zero_is_components(table, threshold):
     intimate = link(*table, rule="intimacy", threshold=threshold, intimacy_threshold=0)

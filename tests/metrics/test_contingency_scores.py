@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import fowlkes_mallows_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import pair_confusion_matrix
@@ -66,7 +66,6 @@ def test_published_example():
     assert type(metrics.pairwise_f(y_true, y_pred)) is type(metrics.bcubed_f(y_true, y_pred)) is float
 
 
-@settings(deadline=None)
 @given(labelings(min_pred=-1))
 def test_pairwise_and_bcubed_equal_brute_force(labels):
     pairwise, bcubed = metrics.pairwise_scores(*labels), metrics.bcubed_scores(*labels)
@@ -76,7 +75,6 @@ def test_pairwise_and_bcubed_equal_brute_force(labels):
     assert bcubed.f == pytest.approx(f_measure(*brute_bcubed(*labels)), rel=1e-13)
 
 
-@settings(deadline=None)
 @given(labelings())
 def test_equal_to_sklearn(labels):
     for method in AVERAGE_METHODS:
@@ -102,7 +100,6 @@ def test_equal_to_sklearn_on_many_samples():
     assert metrics.fmi(y_true, y_pred) == pytest.approx(fowlkes_mallows_score(y_true, y_pred), rel=1e-12)
 
 
-@settings(deadline=None)
 @given(labelings(min_pred=-1))
 def test_scores_are_those_of_the_single_functions_and_within_0_and_1(labels):
     result = metrics.scores(*labels)
@@ -148,7 +145,6 @@ def test_noise_samples_are_clusters_of_their_own():
     assert metrics.scores(y_true, [-2, -2, 4, 4, -3, 0]) == metrics.scores(y_true, [1, 1, 4, 4, 3, 0])
 
 
-@settings(deadline=None)
 @given(labelings(min_pred=-1), st.randoms(use_true_random=False))
 def test_order_of_samples_and_names_of_labels_do_not_matter(labels, random):
     y_true, y_pred = labels
@@ -163,7 +159,6 @@ def test_order_of_samples_and_names_of_labels_do_not_matter(labels, random):
     assert shuffled.nmi == pytest.approx(expected.nmi, abs=1e-13)
 
 
-@settings(deadline=None)
 @given(labelings())
 def test_huge_negative_and_sparse_values_are_only_names(labels):
     expected = metrics.scores(*labels)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intraformer_fast import metrics
@@ -69,7 +69,6 @@ def test_std_of_a_single_group_is_zero():
     assert metrics.group_statistics([0.8]) == (0.8, 0.0, 0, 0.0, 0.0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=9))
 def test_statistics_equal_their_definitions(values):
     statistics = metrics.group_statistics(values)
