@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from intraformer_fast.checkpoint import save_model
 from intraformer_fast.data import synthetic
 from intraformer_fast.data.synthetic import MEAN_SIZE
 from intraformer_fast.files import atomic_path
-from intraformer_fast.training import TrainingConfig
+from intraformer_fast.training import CollapseWarning, TrainingConfig
 from intraformer_fast.training.output import MODEL as MODEL_FILE
 
 SIZES = (10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000)
@@ -156,7 +157,11 @@ def run_scale(
         say(f"training on {len(known):,} samples of other identities")
         data = pipeline.prepare(known.features, known.labels, MODEL["num_neighbors"])
         config = TrainingConfig.from_preset("small", epochs=1 if quick else 3, batch_size=64, fairness_weight=0.0)
-        fitted = pipeline.fit(data, MODEL, config, Path(scratch) / "trained", progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CollapseWarning)  # said below
+            fitted = pipeline.fit(data, MODEL, config, Path(scratch) / "trained", progress=False)
+        for reason in [epoch["collapse"] for epoch in fitted.training.history if epoch.get("collapse")][-1:]:
+            say(f"its training warns: {reason}")
         # The best of the rules that link from kept edges, in memory that does not grow with what was not kept.
         linking = next(tried.linking for tried in fitted.tried if tried.linking.rule == "intimacy")
         path = Path(scratch) / "trained" / MODEL_FILE

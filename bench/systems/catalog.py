@@ -19,6 +19,7 @@ from .kmeans import KMeans
 from .knn_infomap import KnnInfomap
 from .ltc import Ltc
 from .omhc import Omhc
+from .our_linking import OurLinking
 from .protocol import System
 from .rank_cutoff import RankCutoff
 from .star_fc import StarFc
@@ -60,6 +61,8 @@ PUBLISHED: dict[str, Entry] = {
     "ada-nets": Entry("Ada-NETS, its structure space", "untrained", AdaNetsSpace(), "the space alone, nothing learned"),
     "fc-es": Entry("FC-ES", "untrained", FcEs()),
     "infomap": Entry("k-NN + Infomap", "untrained", KnnInfomap()),
+    "omhc-our-linking": Entry("OMHC, our linking", "trained", OurLinking(Omhc()), "the linking"),
+    "clusformer-our-linking": Entry("Clusformer, our linking", "trained", OurLinking(Clusformer()), "the linking"),
     "rank-cutoff": Entry("rank cut-off, our linking", "untrained", RankCutoff()),
     "chinese-whispers": Entry("Chinese Whispers", "untrained", ChineseWhispers()),
     "hdbscan": Entry("HDBSCAN", "untrained", Hdbscan()),
@@ -144,7 +147,17 @@ QUICK: dict[str, tuple[dict[str, Any], str]] = {
     "ltc": ({**_ADAM, "epochs": 2, "largest": 120, "widths": (32, 16)}, "a test's size"),
 }
 
-SIZES = {"published": {}, "small": SMALL, "quick": QUICK}
+
+def _relinked(changes: dict[str, tuple[dict[str, Any], str]]) -> dict[str, tuple[dict[str, Any], str]]:
+    """The changes, and those of the systems that only link otherwise."""
+    found = dict(changes)
+    for name in ("omhc", "clusformer"):
+        changed, apart = changes[name]
+        found[f"{name}-our-linking"] = {"system": replace(PUBLISHED[name].system, **changed)}, f"the linking; {apart}"  # type: ignore[type-var]
+    return found
+
+
+SIZES = {"published": {}, "small": _relinked(SMALL), "quick": _relinked(QUICK)}
 
 
 def select(names: Sequence[str], size: str) -> dict[str, Entry]:

@@ -62,7 +62,8 @@ class Clusformer:
     thresholds: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95)
     intimacies: tuple[float, ...] = (0.5, 0.65, 0.8)
 
-    def fit(self, train: NeighborGraph, validation: NeighborGraph, seed: int) -> Fitted:
+    def trained(self, train: NeighborGraph, seed: int) -> ClusformerNet:
+        """The network of a fit."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = ClusformerNet(
@@ -70,6 +71,10 @@ class Clusformer:
             )
         steps = optimizer(model, self.learning_rate, None, 0.01)
         train_on_clusters(model, steps, train, epochs=self.epochs, batch=self.batch, clusters=self.clusters, seed=seed)
+        return model
+
+    def fit(self, train: NeighborGraph, validation: NeighborGraph, seed: int) -> Fitted:
+        model = self.trained(train, seed)
         faster = accelerated(model, validation)
         candidates = [
             *(Linking("density", t) for t in self.thresholds),

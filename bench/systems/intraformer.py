@@ -12,8 +12,8 @@ from intraformer_fast.training import TrainingConfig
 
 from .protocol import Fitted, Labels
 
-EDGES, COLLAPSE = "edges of the validation identities", "what training says"
-"""Names of notes."""
+COLLAPSE = "what training says"
+"""Name of a note."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class IntraformerSystem:
 
         history = fitted.training.history
         best = history[fitted.training.best_epoch - 1]
-        notes = {EDGES: f"AUC {best['auc']:.3f} (cosine {best['cosine_auc']:.3f}), F1 {best['f1']:.3f}"}
+        figures = {"edge AUC": best["auc"], "edge F1": best["f1"], "cosine's AUC": best["cosine_auc"]}
         warnings = [epoch["collapse"] for epoch in history if epoch.get("collapse")]
-        return Fitted(cluster, str(linking), {**notes, COLLAPSE: warnings[-1]} if warnings else notes)
+        return Fitted(cluster, str(linking), {COLLAPSE: warnings[-1]} if warnings else {}, figures)
 
 
 class _Latest:

@@ -94,12 +94,17 @@ class Omhc:
     temperature: float = 0.05
     cuts: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
-    def fit(self, train: NeighborGraph, validation: NeighborGraph, seed: int) -> Fitted:
+    def trained(self, train: NeighborGraph, seed: int) -> OmhcNet:
+        """The network of a fit."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = OmhcNet(train.features.shape[1], train.neighbors.shape[1], self.heads, self.ffn)
         steps = optimizer(model, self.learning_rate, None, self.weight_decay)
         train_on_clusters(model, steps, train, epochs=self.epochs, batch=self.batch, clusters=self.clusters, seed=seed)
+        return model
+
+    def fit(self, train: NeighborGraph, validation: NeighborGraph, seed: int) -> Fitted:
+        model = self.trained(train, seed)
         faster = accelerated(model, validation)
         known = self._nearest_denser(probabilities(model, validation), validation.neighbors)
         cut = choose(self.cuts, lambda c: self._cut(known, c), validation)

@@ -26,7 +26,7 @@ class Outcome:
         clusters: found among all samples.
         train_seconds, cluster_seconds: wall time of the fit, choices included, and of the clustering from the k-NN graph.
         cpu_seconds: of the processor, for both; on a busy machine the wall clock says little.
-        chosen, notes: see `Fitted`.
+        chosen, notes, figures: see `Fitted`.
         threads: of torch.
     """
 
@@ -41,6 +41,7 @@ class Outcome:
     cpu_seconds: float = 0.0
     chosen: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
     threads: int = 0
 
     def write(self, folder: Path) -> None:

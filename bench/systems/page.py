@@ -10,7 +10,7 @@ from intraformer_fast.bench.results import Stamp
 from intraformer_fast.page import Markup, document, element
 
 from . import published
-from .intraformer import COLLAPSE, EDGES
+from .intraformer import COLLAPSE
 from .outcomes import METRICS
 from .summary import MEAN, STD, Line, columns
 
@@ -113,7 +113,7 @@ def tables(content: Content) -> list[Table]:
     found = [] if content.subject.sections else [_overall("Over the groups", "In percent.", done, ours)]
     for section in content.subject.sections:
         if lines := [by_name[name] for name in section.names if name in by_name]:
-            found.append(_overall(section.heading, section.note, lines, [False] * len(lines), NOTES))
+            found.append(_overall(section.heading, section.note, lines, [False] * len(lines), of_parts=True))
     for metric in METRICS.values():
         rows = [[line.entry.title, *map(str, line.cells[metric].values())] for line in done]
         note = "In percent; mean and STD are over the groups, “all” is the score over all samples."
@@ -133,7 +133,7 @@ def tables(content: Content) -> list[Table]:
             line.entry.kind,
             line.entry.apart or "nothing",
             first.chosen,
-            "; ".join(first.notes.values()),
+            "; ".join([*first.notes.values(), *(f"{name} {value:.3f}" for name, value in first.figures.items())]),
         ]
         for line in done
         for first in [next(one for one in line.outcomes if not one.failure)]
@@ -160,21 +160,23 @@ def tables(content: Content) -> list[Table]:
     return found
 
 
-def _overall(heading: str, note: str, lines: Sequence[Line], ours: Sequence[bool], notes: Sequence[str] = ()) -> Table:
-    """Mean and STD over the groups, the times, and of the notes those that a line has, without what follows a semicolon."""
+def _overall(heading: str, note: str, lines: Sequence[Line], ours: Sequence[bool], of_parts: bool = False) -> Table:
+    """Mean and STD over the groups, and the times; of parts also the figures, and those NOTES that a line has, up to a semicolon."""
     said = [next(one for one in line.outcomes if not one.failure).notes for line in lines]
-    notes = [name for name in notes if any(name in of for of in said)]
+    notes = [name for name in NOTES if any(name in of for of in said)] if of_parts else []
+    figures = list(lines[0].figures) if of_parts else []
     rows = [
         [
             line.entry.title,
             *(str(line.cells[metric][column]) for metric in METRICS.values() for column in (MEAN, STD)),
+            *(str(line.figures[name]) for name in figures),
             *(f"{seconds:.0f} s" for seconds in line.seconds or ()),
             *(of.get(name, "").partition(";")[0] for name in notes),
         ]
         for line, of in zip(lines, said, strict=True)
     ]
     scores = (f"{column} {metric}" for metric in METRICS.values() for column in (MEAN, STD))
-    return Table(heading, note, ["system", *scores, "fit", "cluster", "CPU", *notes], rows, ours)
+    return Table(heading, note, ["system", *scores, *figures, "fit", "cluster", "CPU", *notes], rows, ours)
 
 
 def text(content: Content) -> str:
@@ -234,7 +236,7 @@ STYLE = """
 td.words { white-space: normal; text-align: left; min-width: 14rem; }
 """
 
-NOTES = (EDGES, COLLAPSE)
+NOTES = (COLLAPSE,)
 """Notes of an outcome with a column of their own where there are questions."""
 
 WORDS = ("differs in", "chosen", "notes", "why", *NOTES)

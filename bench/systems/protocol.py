@@ -23,11 +23,13 @@ class Fitted:
             many identities there are, which only k-means looks at.
         chosen: what the validation identities decided, in words.
         notes: what else there is to say of this fit, by name.
+        figures: numbers of this fit that tables average over seeds, by name.
     """
 
     cluster: Callable[[NeighborGraph], Labels]
     chosen: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 class System(Protocol):

@@ -104,6 +104,7 @@ def one(name: str, entry: Entry, split: Split, target: NeighborGraph, data: Trai
         cpu_seconds=spent,
         chosen=fitted.chosen,
         notes=dict(fitted.notes),
+        figures=dict(fitted.figures),
     )
 
 

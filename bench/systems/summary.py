@@ -31,12 +31,14 @@ class Line:
         name, entry: of the catalogue.
         outcomes: of all seeds, failures too.
         cells: by metric and column: the groups, MEAN and STD over them, and ALL. Empty where every seed failed.
+        figures: see `Fitted`.
     """
 
     name: str
     entry: Entry
     outcomes: Sequence[Outcome]
     cells: Mapping[str, Mapping[str, Value]]
+    figures: Mapping[str, Value]
 
     @property
     def failures(self) -> list[str]:
@@ -59,7 +61,8 @@ def summarize(entries: Mapping[str, Entry], outcomes: Iterable[Outcome]) -> list
     lines = []
     for name, entry in entries.items():
         of = [one for one in outcomes if one.name == name]
-        lines.append(Line(name, entry, of, _cells([one for one in of if not one.failure])))
+        done = [one for one in of if not one.failure]
+        lines.append(Line(name, entry, of, _cells(done), _figures(done)))
     return sorted(lines, key=lambda line: -line.cells["F_P"][MEAN].mean if line.cells else 1)
 
 
@@ -80,6 +83,11 @@ def _cells(done: Sequence[Outcome]) -> dict[str, dict[str, Value]]:
             rows.append({**groups, MEAN: over.mean, STD: over.std, ALL: one.scores[metric][ALL]})
         cells[metric] = {column: _value([row[column] for row in rows]) for column in rows[0]}
     return cells
+
+
+def _figures(done: Sequence[Outcome]) -> dict[str, Value]:
+    names = done[0].figures if done else ()
+    return {name: _value([one.figures[name] for one in done]) for name in names}
 
 
 def _value(values: Sequence[float]) -> Value:

@@ -3,110 +3,22 @@
 One look for all of them: sub-clusters by color from near (blue) to far (orange), arrows for data, dashed arrows for what is only read.
 """
 
-from pathlib import Path
-from typing import Any
-
-import matplotlib
 import numpy as np
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-
-FOLDER = Path(__file__).parent
-INK, MUTED, LINE, CARD = "#1f2933", "#5f6c7b", "#8a96a3", "#f3f5f8"
-NEAR_TO_FAR = ("#2f6fb0", "#5aa0a8", "#c9a23f", "#d9743a")
-KEPT, LEFT_OUT = "#228833", "#cc3311"
-
-matplotlib.rcParams.update(
-    {
-        "font.family": "DejaVu Sans",
-        "font.size": 10,
-        "text.color": INK,
-        "svg.hashsalt": "intraformer-fast",
-    }
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from pencil import (
+    CARD,
+    INK,
+    KEPT,
+    LEFT_OUT,
+    LINE,
+    MUTED,
+    NEAR_TO_FAR,
+    arrow,
+    box,
+    canvas,
+    note,
+    save,
 )
-
-
-def canvas(width: float, height: float) -> Any:
-    """Axes in inches, the origin at the lower left."""
-    figure, axes = plt.subplots(figsize=(width, height))
-    figure.subplots_adjust(0, 0, 1, 1)
-    axes.set(xlim=(0, width), ylim=(0, height))
-    axes.axis("off")
-    return axes
-
-
-def save(axes: Any, name: str) -> None:
-    axes.figure.savefig(
-        FOLDER / f"{name}.svg", metadata={"Date": None}, facecolor="white"
-    )
-    plt.close(axes.figure)
-
-
-def box(
-    axes: Any,
-    x: float,
-    y: float,
-    w: float,
-    h: float,
-    text: str,
-    *,
-    fill: str = CARD,
-    ink: str = INK,
-    size: float = 10,
-) -> None:
-    axes.add_patch(
-        FancyBboxPatch(
-            (x, y),
-            w,
-            h,
-            boxstyle="round,pad=0,rounding_size=0.07",
-            fc=fill,
-            ec=LINE,
-            lw=1,
-        )
-    )
-    axes.text(
-        x + w / 2,
-        y + h / 2,
-        text,
-        ha="center",
-        va="center",
-        color=ink,
-        size=size,
-        linespacing=1.35,
-    )
-
-
-def arrow(
-    axes: Any,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    *,
-    dashed: bool = False,
-    bend: float = 0.0,
-    color: str = INK,
-) -> None:
-    axes.add_patch(
-        FancyArrowPatch(
-            start, end, arrowstyle="-|>", mutation_scale=11, lw=1.2, color=color, shrinkA=2, shrinkB=2,
-            linestyle=(0, (4, 2.5)) if dashed else "-", connectionstyle=f"arc3,rad={bend}",
-        )
-    )  # fmt: skip
-
-
-def note(
-    axes: Any,
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: float = 8.5,
-    color: str = MUTED,
-    ha: str = "center",
-) -> None:
-    axes.text(x, y, text, ha=ha, va="center", color=color, size=size, linespacing=1.35)
 
 
 def whole_path() -> None:
@@ -303,11 +215,11 @@ def who_sees_whom() -> None:
     side = 2.3
     for i, (shown, title, cost) in enumerate(pictures):
         x0, y0, cell = 0.55 + i * 2.75, 0.62, side / n
-        axes.add_patch(plt.Rectangle((x0, y0), side, side, fc="#e6eaef", ec="none"))
+        axes.add_patch(Rectangle((x0, y0), side, side, fc="#e6eaef", ec="none"))
         for row, column in np.argwhere(shown >= 0):
             corner = (x0 + column * cell, y0 + (n - 1 - row) * cell)
             axes.add_patch(
-                plt.Rectangle(
+                Rectangle(
                     corner,
                     cell * 0.9,
                     cell * 0.9,
@@ -479,7 +391,7 @@ def purity() -> None:
             x, low = x0 + 0.15 + i * 0.52, 0.5
             height = 1.9 * value
             axes.add_patch(
-                plt.Rectangle(
+                Rectangle(
                     (x, low), 0.34, height, fc=NEAR_TO_FAR[0], ec="none", alpha=0.85
                 )
             )

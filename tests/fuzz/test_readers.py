@@ -17,9 +17,8 @@ from intraformer_fast.checkpoint import load_model, save_model
 from intraformer_fast.errors import DataError
 from intraformer_fast.shards import Shards, open_shards
 
-settings.register_profile("short", max_examples=120, derandomize=True)
-settings.register_profile("long", max_examples=20_000, derandomize=False)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+PROFILES = {"short": settings(max_examples=120, derandomize=True), "long": settings(max_examples=20_000)}
+PROFILE = PROFILES[os.environ.get("HYPOTHESIS_PROFILE", "short")]
 
 LARGEST = 2**24
 """Bytes that an answer may take: the files are of a few KB."""
@@ -97,7 +96,7 @@ def outcome(read, error):
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate))
+@settings(PROFILE, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate))
 @given(changes=damage())
 def test_damaged_files(name, changes, tmp_path_factory):
     write, read = READERS[name]
@@ -113,7 +112,7 @@ def test_damaged_files(name, changes, tmp_path_factory):
     assert sum(np.asarray(array).nbytes for array in arrays) <= LARGEST
 
 
-@settings(suppress_health_check=list(HealthCheck))
+@settings(PROFILE, suppress_health_check=list(HealthCheck))
 @given(changes=damage(), file=st.sampled_from(["manifest.json", "a-00000.npy", "shard-00000.json"]))
 def test_damaged_shards(changes, file, tmp_path_factory):
     """A shard that is read is what was written, whatever became of its files."""

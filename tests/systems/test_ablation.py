@@ -87,7 +87,7 @@ def test_rows_run_through_the_command_and_linkings_share_a_training(monkeypatch,
     assert code == 0
     assert sorted(found) == sorted(names)
     assert found["rule-mutual"]["chosen"].startswith("mutual (")
-    edges = [found[name]["notes"]["edges of the validation identities"] for name in names]
+    edges = [found[name]["figures"]["edge AUC"] for name in names]
     assert edges[0] == edges[1] == edges[2]
     assert len(set(edges)) == 4
     # A configuration makes its objective once to be checked and once to be trained with: four trainings, six rows.
@@ -95,6 +95,7 @@ def test_rows_run_through_the_command_and_linkings_share_a_training(monkeypatch,
     code, out, _ = run(monkeypatch, capsys, *names, *options)
     assert len(trained) == 6 + 4
     assert "## k, the number of sub-clusters" in out
+    assert f"{100 * edges[0]:.1f}" in out
     text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
     assert "intraformer-fast bench systems paper" in text
     assert "--ablation" in text

@@ -1,15 +1,19 @@
 """The runner: what fails is told and the others go on, what is done is not done again, true labels stay hidden."""
 
 import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from torch import nn
 
 from intraformer_fast import metrics
 from intraformer_fast.bench.systems import catalog, run
+from intraformer_fast.bench.systems.our_linking import OurLinking
 from intraformer_fast.bench.systems.protocol import Fitted, choose
 from intraformer_fast.errors import DataError
 from intraformer_fast.pipeline import NeighborGraph
+from intraformer_fast.selection import CANDIDATES
 
 
 def test_a_failure_says_why_and_the_others_go_on(split, constant, entry, tmp_path):
@@ -84,3 +88,32 @@ def test_every_size_changes_settings_that_there_are():
     for size in catalog.SIZES:
         assert list(catalog.select([], size)) == list(catalog.PUBLISHED)
     assert [*catalog.select(["gcn-v", "omhc"], "small")] == ["omhc", "gcn-v"]
+
+
+@pytest.mark.parametrize("size", catalog.SIZES)
+@pytest.mark.parametrize("name", ["omhc", "clusformer"])
+def test_systems_that_are_linked_otherwise_train_alike(name, size):
+    alone, relinked = (catalog.select([of], size)[of].system for of in (name, f"{name}-our-linking"))
+    assert relinked.system == alone
+
+
+class Cosines(nn.Module):
+    """Logits of the cosine to the first."""
+
+    def forward(self, x):
+        return 20 * ((x * x[:, :1]).sum(dim=2) - 0.75)
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """Its network is what it is."""
+
+    def trained(self, train, seed):
+        return Cosines()
+
+
+def test_our_linking_is_of_the_probabilities_of_the_others_network(split, entry):
+    (found,) = run.run({"relinked": entry(OurLinking(Untrained()))}, split, 1, None, str)
+    assert found.failure == ""
+    assert found.scores["F_P"]["all"] == 1
+    assert found.chosen == str(CANDIDATES[0])
