@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <vector>
 
 #include "correlation_attention/cpu_streams.h"
 #include "correlation_attention/op.h"
@@ -18,7 +19,6 @@ constexpr int64_t NUMBERS_A_TASK = 1 << 16;
 
 Tokens tokens_of(const Tensor& t) { return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2)}; }
 
-// Of a call without the packed weights.
 Job job_of(
     const Tensor& member,
     const Tensor& anchor,
@@ -81,29 +81,36 @@ Tensor pack(const Job& job, const Tensor& weight, bool transposed) {
   return packed;
 }
 
-Tensor forward(
+std::tuple<Tensor, Tensor> forward(
     const Tensor& member,
     const Tensor& anchor,
     const Tensor& weight,
     const std::optional<Tensor>& valid_member,
     const std::optional<Tensor>& valid_anchor,
     int64_t num_streams,
-    bool anchor_asks) {
-  Job job = job_of(member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks);
-  if (is_empty(job)) return torch::stable::new_zeros(member, {job.clusters, job.members, job.width});
-  const Tensor output = new_empty(member, {job.clusters, job.members, job.width});
-  const Tensor packed = pack(job, weight, false);
-  job.packed = packed.const_data_ptr();
+    bool anchor_asks,
+    bool keep) {
+  const Job job = job_of(member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks);
+  const std::vector<int64_t> shape{job.clusters, job.members, job.width};
+  const std::vector<int64_t> kept_shape = keep ? shape : std::vector<int64_t>{0};
+  if (is_empty(job)) {
+    return {torch::stable::new_zeros(member, shape), torch::stable::new_zeros(member, kept_shape, ScalarType::Float)};
+  }
+  const Tensor projected = new_empty(member, kept_shape, ScalarType::Float);
+  const Tensor output = new_empty(member, shape), packed = pack(job, weight, false);
   const StreamLoops& loops = streams_loops();
+  const void* const weights = packed.const_data_ptr();
   void* const data = output.mutable_data_ptr();
+  float* const kept = keep ? static_cast<float*>(projected.mutable_data_ptr()) : nullptr;
   for_each_task(job.streams * groups(job), 1, loops.scratch_bytes(job, false), [&](int64_t task, void* memory) {
-    loops.forward(job, data, task, memory);
+    loops.forward(job, weights, data, kept, task, memory);
   });
-  return output;
+  return {output, projected};
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(
     const Tensor& grad,
+    const Tensor& projected,
     const Tensor& member,
     const Tensor& anchor,
     const Tensor& weight,
@@ -111,12 +118,16 @@ std::tuple<Tensor, Tensor, Tensor> backward(
     const std::optional<Tensor>& valid_anchor,
     int64_t num_streams,
     bool anchor_asks) {
-  Job job = job_of(member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks);
+  const Job job = job_of(member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks);
   const int64_t B = job.clusters, d = job.width;
   check(
       grad.dim() == 3 && grad.size(0) == B && grad.size(1) == job.members && grad.size(2) == d && grad.is_cpu() &&
           element_of(grad) == job.element,
       "the gradient is not of the shape and dtype of member");
+  check(
+      projected.dim() == 3 && projected.size(0) == B && projected.size(1) == job.members && projected.size(2) == d &&
+          projected.is_cpu() && projected.scalar_type() == ScalarType::Float && projected.is_contiguous(),
+      "projected is not what the forward operator gives with keep = true");
   if (is_empty(job)) {
     return {
         torch::stable::new_zeros(member, {B, job.members, d}), torch::stable::new_zeros(anchor, {B, job.anchors, d}),
@@ -126,10 +137,11 @@ std::tuple<Tensor, Tensor, Tensor> backward(
   const Tensor grad_weight = new_empty(weight, {job.weights, d, d});
   const Tensor asked = new_empty(member, {B, job.members, d}, ScalarType::Float);
   const Tensor parts = new_empty(member, {B, num_streams, job.anchors, d}, ScalarType::Float);
-  const Tensor packed = pack(job, weight, false), packed_t = pack(job, weight, true);
-  job.packed = packed.const_data_ptr(), job.packed_t = packed_t.const_data_ptr();
+  const Tensor packed_t = pack(job, weight, true);
   const Gradients gradients{
       tokens_of(grad),
+      packed_t.const_data_ptr(),
+      static_cast<const float*>(projected.const_data_ptr()),
       static_cast<float*>(asked.mutable_data_ptr()),
       static_cast<float*>(parts.mutable_data_ptr()),
       grad_member.mutable_data_ptr(),

@@ -8,8 +8,8 @@
 namespace intraformer::correlation_attention {
 namespace {
 
-// Panels of columns that a task of the gradient of a weight brings together, lest the rows come by for each anew; and the rows
-// that it sums up at a time.
+// Panels of columns that a task of the gradient of a weight brings together, lest the rows come by for each anew; and the rows, of as
+// many clusters as it takes, that it sums up at a time, lest the sums come by for each few.
 constexpr int64_t GROUP = 4;
 constexpr int64_t CHUNK = 128;
 
@@ -77,7 +77,7 @@ INTRAFORMER_INLINE Strided context_rows(const Job& job, const Stream& stream) {
 struct Scratch {
   int64_t* numbers;     // [context], of the rows that are looked at; negative at padding
   uint32_t* keep;       // [context]
-  uint32_t* asking;     // [clusters][tokens] rows of A, of the tokens that ask
+  uint32_t* asking;     // [clusters][tokens] rows of A, of the tokens that ask; going forward only
   uint32_t* projected;  // the same, of those times the weight
   uint32_t* context_t;  // panels whose columns are the tokens of the context
   uint32_t* context;    // panels whose columns are the channels
@@ -98,7 +98,7 @@ INTRAFORMER_INLINE Scratch take_scratch(Pieces& pieces, const Job& job, bool bac
   Scratch s{};
   s.numbers = Pieces::next<int64_t>(pieces, context);
   s.keep = Pieces::next<uint32_t>(pieces, round_up(context, LANES));
-  s.asking = Pieces::next<uint32_t>(pieces, all * row_words<P>(width));
+  if (!backward) s.asking = Pieces::next<uint32_t>(pieces, all * row_words<P>(width));
   s.projected = Pieces::next<uint32_t>(pieces, all * row_words<P>(width));
   s.context_t = Pieces::next<uint32_t>(pieces, key_words<P>(context, width));
   s.context = Pieces::next<uint32_t>(pieces, value_words<P>(context, width));
@@ -198,20 +198,28 @@ INTRAFORMER_INLINE void multiply_all(const Job& job, int64_t task, const Right& 
   }
 }
 
-// What is asked, by the weight of the stream, into s.projected.
+// The first row of a stream of a cluster in a tensor of all members.
+INTRAFORMER_INLINE int64_t member_row(const Job& job, const Stream& stream) {
+  return stream.cluster * job.members + stream.first;
+}
+
+// What is asked, by the weight of the stream, into s.projected, and where it is kept.
 template <Precision P>
-void project(const Job& job, int64_t task, const Scratch& s) {
+void project(const Job& job, const void* packed, float* kept, int64_t task, const Scratch& s) {
   const int64_t width = job.width, row = row_words<P>(width);
   // Even where tokens could be used as they stand: at 2 KB from one to the next the rows of a tile would share a cache set.
   for_each_cluster(job, task, [&](const Stream& stream, int64_t place) {
     pack_rows<P>(asking_rows(job, stream, 0), nullptr, stream.length, width, s.asking + place * row);
   });
   multiply_all<P>(
-      job, task, weight_of<P>(job, job.packed, task / groups(job)),
+      job, task, weight_of<P>(job, packed, task / groups(job)),
       [&](const Stream&, int64_t place) { return Left{s.asking + place * row, row}; },
-      [&](const Stream&, int64_t place, int64_t r0, int64_t n, int64_t c0, const float* sums) {
+      [&](const Stream& stream, int64_t place, int64_t r0, int64_t n, int64_t c0, const float* sums) {
         for_each_vector(
             r0, n, c0, width, sums, [&](int64_t r, int64_t c, Floats x) { put_row<P>(s.projected + (place + r) * row, c, x); });
+        if (kept != nullptr) {
+          store_tile(kept, Element::float32, member_row(job, stream), width, r0, n, c0, sums, PANEL, nullptr);
+        }
       });
 }
 
@@ -224,13 +232,13 @@ INTRAFORMER_INLINE void pack_context(const Job& job, const Stream& stream, const
 }
 
 template <Precision P>
-void forward(const Job& job, void* output, int64_t task, void* memory) {
+void forward(const Job& job, const void* packed, void* output, float* projected, int64_t task, void* memory) {
   Pieces pieces{static_cast<char*>(memory), 0};
   const Scratch s = take_scratch<P>(pieces, job, false);
   const int64_t width = job.width, row = row_words<P>(width);
-  project<P>(job, task, s);
+  project<P>(job, packed, projected, task, s);
   for_each_cluster(job, task, [&](const Stream& stream, int64_t place) {
-    const int64_t length = context_length(job, stream), out = stream.cluster * job.members + stream.first;
+    const int64_t length = context_length(job, stream), out = member_row(job, stream);
     pack_context<P>(job, stream, s);
     attend<P>(
         {s.projected + place * row, row}, stream.length, {length, width, width, s.keep, s.context_t, s.context, nullptr, nullptr},
@@ -244,7 +252,7 @@ void forward(const Job& job, void* output, int64_t task, void* memory) {
 template <Precision P>
 void backward_of_cluster(const Job& job, const Gradients& gradients, const Stream& stream, int64_t place, const Scratch& s) {
   const int64_t width = job.width, row = row_words<P>(width), sums_row = round_up(width, PANEL);
-  const int64_t length = context_length(job, stream), member = stream.cluster * job.members + stream.first;
+  const int64_t length = context_length(job, stream), member = member_row(job, stream);
   pack_context<P>(job, stream, s);
   // Keys and values are the same.
   const Context context{length, width, width, s.keep, s.context_t, s.context, s.context_t, s.context};
@@ -288,19 +296,20 @@ void backward(const Job& job, const Gradients& gradients, int64_t task, void* me
   Pieces pieces{static_cast<char*>(memory), 0};
   const Scratch s = take_scratch<P>(pieces, job, true);
   const int64_t width = job.width, row = row_words<P>(width);
-  project<P>(job, task, s);
-  for_each_cluster(
-      job, task, [&](const Stream& stream, int64_t place) { backward_of_cluster<P>(job, gradients, stream, place, s); });
+  for_each_cluster(job, task, [&](const Stream& stream, int64_t place) {
+    const Strided projected{gradients.projected + member_row(job, stream) * width, Element::float32, width, 1};
+    pack_rows<P>(projected, nullptr, stream.length, width, s.projected + place * row);
+    backward_of_cluster<P>(job, gradients, stream, place, s);
+  });
   multiply_all<P>(
-      job, task, weight_of<P>(job, job.packed_t, task / groups(job)),
+      job, task, weight_of<P>(job, gradients.packed_t, task / groups(job)),
       [&](const Stream&, int64_t place) { return Left{s.asked + place * row, row}; },
       [&](const Stream& stream, int64_t, int64_t r0, int64_t n, int64_t c0, const float* sums) {
         if (job.anchor_asks) {
           const int64_t part = (stream.cluster * job.streams + stream.stream) * job.anchors;
           store_tile(gradients.parts, Element::float32, part, width, r0, n, c0, sums, PANEL, nullptr);
         } else {
-          const int64_t member = stream.cluster * job.members + stream.first;
-          store_tile(gradients.member, job.element, member, width, r0, n, c0, sums, PANEL, nullptr);
+          store_tile(gradients.member, job.element, member_row(job, stream), width, r0, n, c0, sums, PANEL, nullptr);
         }
       });
 }
@@ -333,32 +342,40 @@ void weight_gradient(const Job& job, const Gradients& gradients, int64_t task, v
   const int64_t w = task / groups_of(job), first_column = task % groups_of(job) * GROUP * PANEL, width = job.width;
   const int64_t columns = least(GROUP * PANEL, width - first_column), row = score_row(width);
   __builtin_memset(s.sums, 0, width * GROUP * PANEL * sizeof(float));
+  const int64_t steps = words_of<P>(CHUNK);
+  int64_t gathered = 0;
+  const auto add_products = [&] {
+    multiply<P, Order::columns>(
+        {s.rows, row}, width, {s.panels, steps * PANEL, words_of<P>(gathered), columns},
+        [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
+          for_each_vector(r0, n, c0, columns, sums, [&](int64_t r, int64_t c, Floats x) {
+            float* const at = s.sums + r * GROUP * PANEL + c;
+            store(at, load<Floats>(at) + x);
+          });
+        });
+    gathered = 0;
+  };
   // Streams, clusters and rows in their order.
   for (int64_t m = job.weights == 1 ? 0 : w; m < (job.weights == 1 ? job.streams : w + 1); ++m) {
     for (int64_t cluster = 0; cluster < job.clusters; ++cluster) {
       const Stream stream = stream_of(job, m, cluster);
-      for_each_part(stream.length, CHUNK, [&](int64_t first, int64_t count) {
-        const Strided asking = asking_rows(job, stream, first);
+      const Strided asking = asking_rows(job, stream, 0);
+      const float* const asked_rows = gradients.asked + member_row(job, stream) * width + first_column;
+      const Strided asked{asked_rows, Element::float32, width, 1};
+      for (int64_t r = 0; r < stream.length; ++r) {
         with_kind(job.element, [&](auto kind) {
-          for (int64_t k = 0; k < count; ++k) {
-            for (int64_t c = 0; c < width; c += LANES) {
-              put_step<P>(s.rows + k / PACK<P> * row + c, k, channels(kind, asking, k, c, width));
-            }
+          for (int64_t c = 0; c < width; c += LANES) {
+            put_step<P>(s.rows + gathered / PACK<P> * row + c, gathered, channels(kind, asking, r, c, width));
           }
         });
-        const float* const asked = gradients.asked + (cluster * job.members + stream.first + first) * width + first_column;
-        pack_panels<P>({asked, Element::float32, width, 1}, nullptr, count, columns, s.panels);
-        multiply<P, Order::columns>(
-            {s.rows, row}, width, as_values<P>(s.panels, count, columns),
-            [&](int64_t r0, int64_t n, int64_t c0, const float* sums) {
-              for_each_vector(r0, n, c0, columns, sums, [&](int64_t r, int64_t c, Floats x) {
-                float* const at = s.sums + r * GROUP * PANEL + c;
-                store(at, load<Floats>(at) + x);
-              });
-            });
-      });
+        for (int64_t c = 0; c < columns; c += LANES) {
+          put_panel_row<P>(s.panels, steps, gathered, c, channels(Kind<Element::float32>{}, asked, r, c, columns));
+        }
+        if (++gathered == CHUNK) add_products();
+      }
     }
   }
+  if (gathered > 0) add_products();
   with_kind(job.element, [&](auto kind) {
     for (int64_t r = 0; r < width; ++r) {
       char* const out = static_cast<char*>(gradients.weight) + ((w * width + r) * width + first_column) * decltype(kind)::bytes;
@@ -385,8 +402,9 @@ int64_t scratch_bytes_of(const Job& job, bool backward) {
   return job.bfloat16 ? scratch_bytes<HALF>(job, backward) : scratch_bytes<FULL>(job, backward);
 }
 
-void forward_of(const Job& job, void* output, int64_t task, void* scratch) {
-  job.bfloat16 ? forward<HALF>(job, output, task, scratch) : forward<FULL>(job, output, task, scratch);
+void forward_of(const Job& job, const void* packed, void* output, float* projected, int64_t task, void* scratch) {
+  job.bfloat16 ? forward<HALF>(job, packed, output, projected, task, scratch)
+               : forward<FULL>(job, packed, output, projected, task, scratch);
 }
 
 void backward_of(const Job& job, const Gradients& gradients, int64_t task, void* scratch) {

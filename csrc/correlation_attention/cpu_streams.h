@@ -24,17 +24,17 @@ struct Job {
   Tokens member, anchor;
   const uint8_t* valid;  // of the tokens that are looked at, 0 at padding; null: no padding
   int64_t valid_cluster, valid_row;
-  const void* packed;    // [weights][packed_bytes], each its panels one after the other
-  const void* packed_t;  // the same, transposed; for the gradients only
 };
 
 struct Gradients {
-  Tokens grad;   // of the output
-  float* asked;  // [clusters, members, width], of what the queries became by the weights; written by backward()
-  float* parts;  // [clusters, streams, anchors, width], of the anchor by each stream; written by backward()
-  void* member;  // [clusters, members, width], of the element of the job, as the next two
-  void* anchor;  // [clusters, anchors, width]
-  void* weight;  // [weights, width, width]
+  Tokens grad;             // of the output
+  const void* packed_t;    // [weights][packed_bytes], transposed, each its panels one after the other
+  const float* projected;  // [clusters, members, width], as of forward()
+  float* asked;            // [clusters, members, width], of what the queries became by the weights; written by backward()
+  float* parts;            // [clusters, streams, anchors, width], of the anchor by each stream; written by backward()
+  void* member;            // [clusters, members, width], of the element of the job, as the next two
+  void* anchor;            // [clusters, anchors, width]
+  void* weight;            // [weights, width, width]
 };
 
 struct StreamLoops {
@@ -45,8 +45,9 @@ struct StreamLoops {
   // Bytes that a task needs for itself, at a multiple of 64, zero before the first use.
   int64_t (*scratch_bytes)(const Job&, bool backward);
   // Task t does the clusters [g * clusters_a_task, ...) of stream t / groups, with g = t % groups.
-  // Output [clusters, members, width] is contiguous.
-  void (*forward)(const Job&, void* output, int64_t task, void* scratch);
+  // `packed` [weights][packed_bytes], each its panels one after the other. Output [clusters, members, width] is contiguous, as is
+  // `projected`, of what the weights make of the tokens that ask; null: it is not kept.
+  void (*forward)(const Job&, const void* packed, void* output, float* projected, int64_t task, void* scratch);
   void (*backward)(const Job&, const Gradients&, int64_t task, void* scratch);
   // After all of backward(): the anchor of a cluster; some columns of a weight, of which there are weight_tasks().
   void (*anchor_gradient)(const Job&, const Gradients&, int64_t cluster);

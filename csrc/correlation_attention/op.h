@@ -3,17 +3,20 @@
 // Operators (schemas in intraformer_fast/ops/; B clusters, d channels):
 //
 //   correlation_attention(Tensor member, Tensor anchor, Tensor weight, Tensor? valid_member, Tensor? valid_anchor,
-//       int num_streams, bool anchor_asks) -> Tensor
-//   correlation_attention_backward(Tensor grad, Tensor member, Tensor anchor, Tensor weight, Tensor? valid_member,
-//       Tensor? valid_anchor, int num_streams, bool anchor_asks) -> (Tensor grad_member, Tensor grad_anchor, Tensor grad_weight)
+//       int num_streams, bool anchor_asks, bool keep) -> (Tensor result, Tensor projected)
+//   correlation_attention_backward(Tensor grad, Tensor projected, Tensor member, Tensor anchor, Tensor weight,
+//       Tensor? valid_member, Tensor? valid_anchor, int num_streams, bool anchor_asks)
+//       -> (Tensor grad_member, Tensor grad_anchor, Tensor grad_weight)
 //
 //   member   [B, r, d]  the streams 1..k-1 of each cluster side by side, num_streams near-equal runs (numpy.array_split's rule)
 //   anchor   [B, s, d]  stream 0; where it asks it is not shorter than any run
 //   weight   [w, d, d]  w = num_streams, or 1 for all streams alike
 //   valid_*  [B, r], [B, s]  bool, false at padding, or none; any strides
 //   result   [B, r, d]  contiguous, as are the gradients
+//   projected  [B, r, d] float32: T below, where `keep` asks for it, as the gradients do; else empty. On CUDA it always is, and T is
+//                        made anew there
 //
-// The three are float32, bfloat16 or float16, one for all, of any strides. With X the tokens that ask and C those that are looked
+// The first three are float32, bfloat16 or float16, one for all, of any strides. With X the tokens that ask and C those that are looked
 // at, for each stream (anchor_asks false: X is the member's, C the anchor; true: X is the first rows of the anchor, C the member):
 //
 //   T = X W   P = softmax(T C^T)   O = P C

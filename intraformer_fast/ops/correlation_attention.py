@@ -52,7 +52,7 @@ def slower_reasons(
     tensors = [t for t in (x_query, x_context, weight) if t is not None]
     if backend == "cpu" and weight is not None and weight.shape[-1] > MOST_CPU_WIDTH:
         return [
-            f"tokens wider than {MOST_CPU_WIDTH}: MKL multiplies them faster (0.8 times its time at 512, on a Cascade Lake)"
+            f"tokens wider than {MOST_CPU_WIDTH}: MKL multiplies them faster (0.85 to 0.9 times its time at 512, on a Cascade Lake)"
         ]
     if backend != "triton" or not tensors or tensors[0].dtype != torch.float32 or torch.is_autocast_enabled("cuda"):
         return []
@@ -93,19 +93,21 @@ def cross_attention(
     """C-ATT of all streams of a block in one call; the arguments are those of the schema below."""
     member, anchor, weight = eligibility.autocast(member, anchor, weight)
     output: Tensor = torch.ops.intraformer_fast.correlation_attention.default(
-        member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks
-    )
+        member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks, False
+    )[0]
     return output
 
 
-# What the arguments are: kernels/correlation_attention/call.py. The result has the shape of `member`.
+# What the arguments are: kernels/correlation_attention/call.py; `keep` and `projected`: csrc/correlation_attention/op.h. The first
+# result has the shape of `member`. Where a gradient is asked for, autograd keeps `projected` whatever `keep` is.
 native.LIBRARY.define(
     "correlation_attention(Tensor member, Tensor anchor, Tensor weight, Tensor? valid_member, Tensor? valid_anchor,"
-    " int num_streams, bool anchor_asks) -> Tensor"
+    " int num_streams, bool anchor_asks, bool keep) -> (Tensor result, Tensor projected)"
 )
 native.LIBRARY.define(
-    "correlation_attention_backward(Tensor grad, Tensor member, Tensor anchor, Tensor weight, Tensor? valid_member,"
-    " Tensor? valid_anchor, int num_streams, bool anchor_asks) -> (Tensor grad_member, Tensor grad_anchor, Tensor grad_weight)"
+    "correlation_attention_backward(Tensor grad, Tensor projected, Tensor member, Tensor anchor, Tensor weight,"
+    " Tensor? valid_member, Tensor? valid_anchor, int num_streams, bool anchor_asks)"
+    " -> (Tensor grad_member, Tensor grad_anchor, Tensor grad_weight)"
 )
 
 
@@ -142,6 +144,17 @@ def gradients(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return member, anchor, weight
 
 
+def _shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *of_call, keep = arguments
+    found = output(*of_call)
+    kept = found.shape if keep and found.device.type == "cpu" else (0,)
+    return found, found.new_empty(kept, dtype=torch.float32)
+
+
+def _gradient_shapes(grad: Tensor, projected: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return gradients(grad, *arguments)
+
+
 def triton_forward(*arguments: Any) -> Tensor:
     from intraformer_fast.kernels.correlation_attention import launch
 
@@ -154,18 +167,32 @@ def triton_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tens
     return launch.backward(grad, Call(*arguments))
 
 
+def _on_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *of_call, _keep = arguments
+    found = triton_forward(*of_call)
+    return found, found.new_empty(0, dtype=torch.float32)
+
+
+def _backward_on_cuda(grad: Tensor, projected: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return triton_backward(grad, *arguments)
+
+
 class _CorrelationAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        *tensors, ctx.num_streams, ctx.anchor_asks = inputs
-        ctx.save_for_backward(*tensors)
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        *tensors, ctx.num_streams, ctx.anchor_asks, _keep = inputs
         with torch._C._AutoDispatchBelowAutograd():
-            output: Tensor = torch.ops.intraformer_fast.correlation_attention.default(*inputs)
-        return output
+            output, projected = torch.ops.intraformer_fast.correlation_attention.default(*inputs)
+        ctx.save_for_backward(projected, *tensors)
+        ctx.mark_non_differentiable(projected)
+        ctx.set_materialize_grads(False)
+        return output, projected
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *factors, valid_member, valid_anchor = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
+        projected, *factors, valid_member, valid_anchor = ctx.saved_tensors
         options = valid_member, valid_anchor, ctx.num_streams, ctx.anchor_asks
         if torch.is_grad_enabled():
 
@@ -175,12 +202,19 @@ class _CorrelationAttention(torch.autograd.Function):
             gradients = second_order.gradients(attend, factors, grad)
         else:
             op = torch.ops.intraformer_fast.correlation_attention_backward.default
-            gradients = op(grad, *factors, *options)
-        return *gradients, None, None, None, None
+            gradients = op(grad, projected, *factors, *options)
+        return *gradients, None, None, None, None, None
 
 
-torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention", output, lib=native.LIBRARY)
-torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention_backward", gradients, lib=native.LIBRARY)
-native.LIBRARY.impl("correlation_attention", _CorrelationAttention.apply, "Autograd")
-native.LIBRARY.impl("correlation_attention", triton_forward, "CUDA")
-native.LIBRARY.impl("correlation_attention_backward", triton_backward, "CUDA")
+def _autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *of_call, keep = arguments
+    differentiates = torch.is_grad_enabled() and any(factor.requires_grad for factor in of_call[:3])
+    found: tuple[Tensor, Tensor] = _CorrelationAttention.apply(*of_call, keep or differentiates)
+    return found
+
+
+torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention", _shapes, lib=native.LIBRARY)
+torch.library.register_fake(f"{native.NAMESPACE}::correlation_attention_backward", _gradient_shapes, lib=native.LIBRARY)
+native.LIBRARY.impl("correlation_attention", _autograd, "Autograd")
+native.LIBRARY.impl("correlation_attention", _on_cuda, "CUDA")
+native.LIBRARY.impl("correlation_attention_backward", _backward_on_cuda, "CUDA")

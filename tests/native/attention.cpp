@@ -244,13 +244,19 @@ void run(const StreamCase& c) {
       loops.pack(job, matrix, true, p, static_cast<char*>(packed_t.get()) + w * bytes);
     }
   }
-  job.packed = packed.get(), job.packed_t = packed_t.get();
-  Result out(B * r * d), asked(B * r * d), parts(B * c.streams * s * d), dm(B * r * d), da(B * s * d), dw(c.weights * d * d);
-  const correlation_attention::Gradients gradients{
-      {grad.data(), r * row, row, 1}, asked.data(), parts.data(), dm.data(), da.data(), dw.data()};
+  Result out(B * r * d), projected(B * r * d), asked(B * r * d), parts(B * c.streams * s * d), dm(B * r * d), da(B * s * d),
+      dw(c.weights * d * d);
+  const correlation_attention::Gradients gradients{{grad.data(), r * row, row, 1},
+                                                   packed_t.get(),
+                                                   projected.data(),
+                                                   asked.data(),
+                                                   parts.data(),
+                                                   dm.data(),
+                                                   da.data(),
+                                                   dw.data()};
   const auto scratch = aligned(loops.scratch_bytes(job, false)), more = aligned(loops.scratch_bytes(job, true));
   for (int64_t task = correlation_attention::groups(job) * c.streams - 1; task >= 0; --task) {
-    loops.forward(job, out.data(), task, scratch.get());
+    loops.forward(job, packed.get(), out.data(), projected.data(), task, scratch.get());
     loops.backward(job, gradients, task, more.get());
   }
   for (int64_t b = 0; b < B; ++b) loops.anchor_gradient(job, gradients, b);
@@ -328,6 +334,8 @@ int main() {
         run(StreamCase{2, 2, 1, 17, 3, 1, masked, anchor_asks, bfloat16});     // an empty stream
         run(StreamCase{2, 180, 91, 40, 2, 2, masked, anchor_asks, bfloat16});  // two blocks of queries
         run(StreamCase{2, 5, 5, 144, 1, 1, masked, anchor_asks, bfloat16});    // two groups of panels of a weight
+        run(StreamCase{
+            9, 57, 20, 32, 3, 3, masked, anchor_asks, bfloat16});  // more rows than a gradient of a weight adds up at once
       }
     }
   }

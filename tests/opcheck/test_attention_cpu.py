@@ -34,7 +34,7 @@ def gather_arguments(layout, masked=True):
 def stream_arguments(layout, masked=True):
     member, anchor = LAYOUTS[layout](3, 7, 8), LAYOUTS[layout](3, 4, 8)
     masks = [torch.rand(len(member), length) < 0.7 if masked else None for length in (7, 4)]
-    return member, anchor, torch.randn(2, 8, 8) / 8, *masks, 2, False
+    return member, anchor, torch.randn(2, 8, 8) / 8, *masks, 2, False, True
 
 
 def gather_stream_arguments(layout, masked=True):
@@ -68,8 +68,10 @@ def test_opcheck(op, layout, masked, dtype):
     torch.library.opcheck(forward, leaves)
     if op == "gather_correlation_attention":
         return  # a composition on the CPU, whose gradients are torch's
-    output = forward(*arguments)
-    torch.library.opcheck(backward, (torch.ones(()).to(output).expand_as(output), *arguments))
+    output, *kept = forward(*arguments) if op == "correlation_attention" else [forward(*arguments)]
+    torch.library.opcheck(
+        backward, (torch.ones(()).to(output).expand_as(output), *kept, *arguments[: len(arguments) - len(kept)])
+    )
 
 
 # The public functions, on leaves.
@@ -154,10 +156,10 @@ def test_autocast_and_transforms(op):
         ("block_attention", lambda a: [*a[:4], 0, a[5]], "num_blocks is not positive"),
         ("gather_block_attention", lambda a: [*a[:3], a[3].float(), *a[4:]], "neighbors is not int32 or int64"),
         ("gather_block_attention", lambda a: [a[0][:5], *a[1:]], r"the tables are not of one shape \[N, H, D\]"),
-        ("correlation_attention", lambda a: [*a[:5], 3, a[6]], r"weight is not \[num_streams, d, d\] or \[1, d, d\]"),
+        ("correlation_attention", lambda a: [*a[:5], 3, *a[6:]], r"weight is not \[num_streams, d, d\] or \[1, d, d\]"),
         (
             "correlation_attention",
-            lambda a: [a[0], a[1][:, :3], *a[2:4], None, 2, True],
+            lambda a: [a[0], a[1][:, :3], *a[2:4], None, 2, True, True],
             "the anchor, which asks, is shorter",
         ),
         ("correlation_attention", lambda a: [a[0], a[1][:2], *a[2:]], r"anchor is not \[B, s, d\]"),

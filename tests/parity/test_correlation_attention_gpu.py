@@ -181,7 +181,7 @@ def test_opcheck(asks):
     case = Case.draw(2, 37, 13, 64, 3, torch.float32, anchor_asks=DIRECTIONS[asks], masked=True)
     leaves = [t.to(DEVICE).requires_grad_() for t in (case.member, case.anchor, case.weight)]
     masks = [case.valid_member.to(DEVICE), case.valid_anchor.to(DEVICE)]
-    arguments = (*leaves, *masks, 3, case.anchor_asks)
+    arguments = (*leaves, *masks, 3, case.anchor_asks, False)
     torch.library.opcheck(torch.ops.intraformer_fast.correlation_attention.default, arguments)
 
 
