@@ -56,6 +56,15 @@ def test_other_dtypes(device, dtype, asks):
     assert_parity(case, case.run(launch, device))
 
 
+def test_what_serves_the_operators_on_cuda(device):
+    case = Case.draw(*SHAPES["ragged"], SINGLE, masked=True)
+    arguments = case.call(device)[:7]
+    output, projected = dense_op._on_cuda(*arguments, True)
+    assert not projected.numel()  # made anew for the gradients there
+    gradients = dense_op._backward_on_cuda(case.grad.to(device), projected, *arguments)
+    assert_parity(case, dict(zip(NAMES, (t.cpu() for t in (output, *gradients)), strict=True)))
+
+
 @pytest.fixture
 def tf32():
     before = torch.backends.cuda.matmul.fp32_precision
