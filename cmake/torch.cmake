@@ -27,3 +27,8 @@ target_include_directories(intraformer_torch SYSTEM INTERFACE "${torch_root}/inc
 # Only what torch 2.10 already had: one build then serves every torch from there on.
 target_compile_definitions(intraformer_torch INTERFACE TORCH_TARGET_VERSION=0x020a000000000000)
 target_link_libraries(intraformer_torch INTERFACE "${torch_root}/lib/libtorch_cpu.so")
+# Its checks say the file they stand in: by the names it has in the project and in torch, not by those of the building machine.
+foreach(folder "${torch_root}/include" "${PROJECT_SOURCE_DIR}")
+  target_compile_options(intraformer_torch INTERFACE
+    "$<IF:$<COMPILE_LANGUAGE:CUDA>,-Xcompiler=,>-fmacro-prefix-map=${folder}/=")
+endforeach()

@@ -104,11 +104,14 @@ def licenses(header: Any) -> list[dict[str, Any]]:
     return [{"license": {"name": name}} for name in declared]
 
 
+def shown(license: dict[str, Any]) -> str:
+    """A license of a part in words: an expression, SPDX's identifier or a name."""
+    return license.get("expression") or license["license"].get("id") or license["license"]["name"]
+
+
 if __name__ == "__main__":
     found = sbom(Path(sys.argv[1]))
     Path(sys.argv[2]).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     for part in found["components"]:
-        shown = [license.get("expression") or license["license"]["name"] for license in part["licenses"]]
-        print(
-            f"{part['name']} {part.get('version', '')}: {'; '.join(shown) or 'declares no license'}".replace(" :", ":")
-        )
+        words = "; ".join(map(shown, part["licenses"])) or "declares no license"
+        print(f"{part['name']} {part.get('version', '')}: {words}".replace(" :", ":"))

@@ -1,8 +1,11 @@
 """What goes with a wheel: the list of its parts and licenses."""
 
 import importlib.metadata
+import json
 import re
 import runpy
+import subprocess
+import sys
 import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
@@ -46,6 +49,16 @@ def test_parts_are_what_is_inside_and_what_is_asked_for(wheel):
     assert (own["purl"], own["licenses"]) == ("pkg:pypi/intraformer-fast@9.8.7", [{"expression": "MIT"}])
     numpy = f"pkg:pypi/numpy@{importlib.metadata.version('numpy')}"
     assert numpy in found["dependencies"][0]["dependsOn"]
+
+
+def test_the_program_writes_the_file_and_names_each_part_with_its_license(wheel, tmp_path):
+    """It stopped at a license that is SPDX's identifier: the emoji's."""
+    output = tmp_path / "sbom.json"
+    command = [sys.executable, ROOT / "release" / "sbom.py", wheel("intraformer_fast/_C_cuda.so"), output]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    parts = json.loads(output.read_text(encoding="utf-8"))["components"]
+    assert [line.partition(":")[0].split()[0] for line in out.splitlines()] == [part["name"].split()[0] for part in parts]
+    assert "emoji.npz: CC-BY-SA-4.0\n" in out
 
 
 def test_a_wheel_without_the_cuda_library_names_no_part_of_cuda(wheel):

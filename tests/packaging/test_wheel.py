@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +41,16 @@ def test_wheel_holds_every_module_and_data_file(wheel):
             assert f"intraformer_fast/{name}" in names
     assert not any(name.startswith(("tests/", "kernels/", "bench/")) for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_wheel_holds_no_path_of_the_machine_that_built_it(wheel):
+    """The headers of torch put theirs into every library that has its checks."""
+    paths = [os.fsencode(path) for path in (torch.__path__[0], tempfile.gettempdir() + "/")]
+    with zipfile.ZipFile(wheel) as archive:
+        libraries = [name for name in archive.namelist() if name.endswith(".so")]
+        found = [name for name in libraries if any(path in archive.read(name) for path in paths)]
+    assert len(libraries) >= 2
+    assert found == []
 
 
 def test_installed_wheel_runs_outside_the_tree(wheel, tmp_path):
