@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases.inductor import needs_compiler
 from torch.autograd import gradcheck, gradgradcheck
 
 from intraformer_fast import functional as F
@@ -64,6 +65,7 @@ def test_gradient_of_one_output_alone():
         torch.testing.assert_close(found, expected)
 
 
+@needs_compiler
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_without_a_break(dynamic):
     def objective(prediction, target, valid):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases.inductor import needs_compiler
 from torch.autograd import gradcheck, gradgradcheck
 
 from intraformer_fast import native, reference
@@ -76,6 +77,7 @@ def test_first_and_second_gradients():
     assert gradgradcheck(op, (loss, purity))
 
 
+@needs_compiler
 @pytest.mark.parametrize("fairness_point", ["mean", "median", 0.3])
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_loss_compiles_whole_and_takes_the_native_ops(monkeypatch, masked, fairness_point):
