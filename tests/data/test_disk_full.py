@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import resource
+import shutil
 import subprocess
 
 import numpy as np
@@ -30,6 +31,8 @@ def small_disk(request, tmp_path):
     if request.param == "file size limit":
         yield tmp_path, file_size_limit, errno.EFBIG
         return
+    if not shutil.which("mount"):
+        pytest.skip("no mount on PATH")
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "none", tmp_path], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")

@@ -100,7 +100,7 @@ def test_openmoji_gives_its_files_by_code_points(tmp_path):
 
 
 def test_an_svg_is_rendered_without_changing_its_proportions():
-    pytest.importorskip("resvg_py")
+    pytest.importorskip("resvg_py", reason="resvg-py is not installed: only the recipe needs it")
     drawing = drawings.render(drawings.SVG.format(box="0 0 2 1", body='<path fill="#f00" d="M0 0h1v1H0z"/>'))
     assert drawing.shape == (64, 64, 4)
     assert (drawing[:32, :32] == (255, 0, 0, 255)).all()
