@@ -3,11 +3,10 @@
 import contextlib
 import errno
 import resource
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
+from cases import disks
 
 from intraformer_fast.data import read_features, write_features, write_labels, write_neighbors
 
@@ -31,15 +30,8 @@ def small_disk(request, tmp_path):
     if request.param == "file size limit":
         yield tmp_path, file_size_limit, errno.EFBIG
         return
-    if not shutil.which("mount"):
-        pytest.skip("no mount on PATH")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "none", tmp_path], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
+    with disks.small_disk(tmp_path, ROOM):
         yield tmp_path, contextlib.nullcontext, errno.ENOSPC
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
 
 
 def noise(*shape):

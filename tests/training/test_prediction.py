@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from cases import disks
 
 from intraformer_fast.errors import DataError
 from intraformer_fast.inference import predict_probability
@@ -173,11 +174,8 @@ def test_a_folder_below_a_file_is_refused(samples, new_model, tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a disk of 64 KiB."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
+    with disks.small_disk(tmp_path, 64 * 1024):
+        yield tmp_path
 
 
 def test_a_full_disk_gives_an_error_and_leaves_the_old_file(samples, new_model, small_disk):

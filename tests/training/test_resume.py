@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases.disks import small_disk
 
 from intraformer_fast.checkpoint import load_tensors, save_model, save_tensors
 from intraformer_fast.errors import DataError
@@ -319,10 +320,7 @@ def test_a_disk_that_fills_up_says_so_and_keeps_the_last_checkpoint(samples, new
     disk.mkdir()
     # Room for a checkpoint and the model, not for a second checkpoint beside them.
     size = sum(len(content) for content in contents(tmp_path / "unbroken").values()) * 5 // 4
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
+    with small_disk(disk, size):
         with pytest.raises(
             OSError, match=r"cannot write to .*No space left.* the last checkpoint is untouched"
         ) as caught:
@@ -332,8 +330,6 @@ def test_a_disk_that_fills_up_says_so_and_keeps_the_last_checkpoint(samples, new
         subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
         run(new_model(), samples, disk)
         assert contents(disk) == contents(tmp_path / "unbroken")
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_disk_that_is_full_from_the_start_says_that_there_is_no_checkpoint(samples, new_model, tmp_path, monkeypatch):
