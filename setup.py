@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,9 +43,18 @@ def compiler_found() -> bool:
     return any(map(shutil.which, [os.environ.get("CXX") or "c++", "g++", "clang++"]))
 
 
+def torch_folder() -> Path | None:
+    """Where torch is. A build in isolation does not see that of the environment that pip installs into: it is taken all the same, since
+    what pip would fetch instead may have several gigabytes."""
+    if (found := find_spec("torch")) and found.submodule_search_locations:
+        return Path(found.submodule_search_locations[0])
+    folder = Path(sysconfig.get_path("platlib")) / "torch"
+    return folder if (folder / "include/torch/csrc/stable/ops.h").exists() else None  # since torch 2.10
+
+
 def missing_packages() -> list[str]:
     """What pip can bring. Torch is there for its headers alone: any other torch >= 2.10 may be used with the result."""
-    needed = {"cmake>=3.22": shutil.which("cmake"), "ninja": shutil.which("ninja"), "torch>=2.10": find_spec("torch")}
+    needed = {"cmake>=3.22": shutil.which("cmake"), "ninja": shutil.which("ninja"), "torch>=2.10": torch_folder()}
     return [] if native_choice() == "OFF" or not compiler_found() else [n for n, has in needed.items() if not has]
 
 
@@ -72,7 +82,7 @@ class CMakeBuild(build_ext):
         ninja = shutil.which("ninja")
         options = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
         self.cmake(
-            "-S", ROOT, "-B", build, *options, "-DBUILD_TESTING=OFF", "-DTorch_DIR=",
+            "-S", ROOT, "-B", build, *options, "-DBUILD_TESTING=OFF", f"-DTorch_DIR={torch_folder()}/share/cmake/Torch",
             f"-DPython_EXECUTABLE={sys.executable}", f"-DINTRAFORMER_CUDA={choice('INTRAFORMER_CUDA', 'AUTO', 'ON', 'OFF')}",
             f"-DINTRAFORMER_X86={choice('INTRAFORMER_X86', 'ON', 'OFF')}",
         )  # fmt: skip
