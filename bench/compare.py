@@ -91,15 +91,19 @@ def run_revision(revision: str, arguments: Sequence[str], say: Callable[[str], N
 
     Raises:
         ValueError: this package does not lie in a clone, or that has no such commit.
+        FileNotFoundError: git is not installed.
         RuntimeError: that commit cannot be built, or its run failed.
     """
     known = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
-    commit = subprocess.run(known, capture_output=True, text=True)
-    if commit.returncode or not (ROOT / "setup.py").exists():
-        raise ValueError(
-            f"compare = {revision!r}: expected a commit of the clone that this package was installed from in place; "
-            f"{ROOT} {'has none of that name' if (ROOT / 'setup.py').exists() else 'is no such clone'}"
-        )
+    wanted = f"compare = {revision!r}: expected a commit of the clone that this package was installed from in place"
+    if not (ROOT / "setup.py").exists():
+        raise ValueError(f"{wanted}; {ROOT} is no such clone")
+    try:
+        commit = subprocess.run(known, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"compare = {revision!r} needs git, which is not on PATH: install it") from None
+    if commit.returncode:
+        raise ValueError(f"{wanted}; {ROOT} has none of that name")
     with tempfile.TemporaryDirectory(prefix="intraformer-compare-") as folder:
         say(f"building {revision}")
         source = f"git+file://{ROOT}@{commit.stdout.strip()}"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -50,7 +51,17 @@ def test_cases_of_one_commit_alone_are_left_out():
     assert compare.text("v1", []) == "no case was timed both here and at v1"
 
 
-def test_a_commit_that_is_not_there_is_refused_before_anything_runs():
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """What stands for the clone: the tests may be those of an installed wheel."""
+    (tmp_path / "setup.py").touch()
+    monkeypatch.setattr(compare, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_a_commit_that_is_not_there_is_refused_before_anything_runs(clone):
+    subprocess.run(["git", "init", "--quiet", clone], check=True)
     with pytest.raises(ValueError, match=r"compare = 'no-such-commit': expected a commit of the clone .* has none"):
         compare.run_revision("no-such-commit", [], say=pytest.fail)
 
@@ -61,8 +72,15 @@ def test_a_folder_that_is_no_clone_is_said(tmp_path, monkeypatch):
         compare.run_revision("HEAD", [], say=pytest.fail)
 
 
+def test_that_git_is_not_installed_is_said(clone, monkeypatch):
+    """In a sentence of our own."""
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(FileNotFoundError, match="needs git, which is not on PATH"):
+        compare.run_revision("HEAD", [], say=pytest.fail)
+
+
 @pytest.mark.parametrize("exit_code", [0, 1])  # 1: a baseline computed wrongly, and what was timed is there
-def test_the_other_commit_is_built_and_run_apart(exit_code, monkeypatch):
+def test_the_other_commit_is_built_and_run_apart(clone, exit_code, monkeypatch):
     ran = []
 
     def run(command, **options):
@@ -80,12 +98,12 @@ def test_the_other_commit_is_built_and_run_apart(exit_code, monkeypatch):
     found = compare.run_revision("v1", ["purity_fmi", "--quick"], say=lambda line: None)
     assert found == [{"benchmark": "op", "case": "a", "candidate": "ours", "median": "1.0"}]
     (install, _), (bench, options) = [entry for entry in ran if entry[0][0] != "git"]
-    assert install[-1] == f"git+file://{compare.ROOT}@0123abc"
+    assert install[-1] == f"git+file://{clone}@0123abc"
     assert options["env"]["PYTHONPATH"].split(":")[0] == install[-2]
     assert bench[-4:-2] == ["purity_fmi", "--quick"]
 
 
-def test_a_commit_that_cannot_be_built_is_said(monkeypatch):
+def test_a_commit_that_cannot_be_built_is_said(clone, monkeypatch):
     monkeypatch.setattr(
         compare.subprocess,
         "run",

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import platform
+import shutil
 import subprocess
 from dataclasses import fields
 
@@ -44,6 +45,7 @@ def test_json_has_no_nan(stamp):
     assert read["stamp"]["torch"] == torch.__version__
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 def test_commit_of_the_sources_and_of_nothing_else(tmp_path, monkeypatch):
     def git(*arguments):
         options = ["-c", "user.name=a", "-c", "user.email=a@b"]
