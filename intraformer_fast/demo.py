@@ -112,7 +112,7 @@ def run_demo(
     content = ReportContent(
         title="Clustering characters that no training saw",
         summary=(
-            f"{len(test)} pictures of {len(np.unique(test.labels))} characters in hundreds of fonts, clustered by models "
+            f"{len(test):,} pictures of {len(np.unique(test.labels))} characters in hundreds of fonts, clustered by models "
             f"trained on other characters. Of the two models, validation prefers: {best}.",
         ),
         rows=results,

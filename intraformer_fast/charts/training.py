@@ -75,14 +75,15 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> bytes | None:
     figure = blank_figure(0.6 + 2.2 * len(panels))
     for axes, (name, found) in zip(figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0], panels, strict=True):
         for i, (key, values) in enumerate(found.items()):
-            style = "--" if key.startswith("cosine") else "o-"
+            # Of one epoch there is no line, only its mark.
+            style, size = ("_--", 9) if key.startswith("cosine") else ("o-", 3)
             axes.plot(
                 epochs,
                 values,
                 style,
                 color=GROUP_COLORS[i % 6],
                 linewidth=1.5,
-                markersize=3,
+                markersize=size,
                 label=shortened(key, LONGEST_NAME // 3),
             )
         axes.set_ylabel(name)

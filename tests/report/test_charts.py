@@ -162,6 +162,14 @@ def test_loss_curves_leave_out_an_empty_panel():
     assert charts.loss_curves([{"epoch": 1, "note": "x", "loss": None}]) is None
 
 
+def test_every_curve_of_a_single_epoch_can_be_seen():
+    """The cosine was a line of one point, and stood in the legend alone."""
+    image = pixels(charts.loss_curves([{"epoch": 1, "auc": 0.9, "cosine_auc": 0.5, "f1": 0.7}]))
+    plotted = image[:, : image.shape[1] // 2]
+    for color in charts.GROUP_COLORS[:3]:
+        assert mask(plotted, color).any()
+
+
 def test_sprite_inverts_ink_and_places_each_picture():
     pictures = np.stack([np.full((32, 32), value, dtype=np.uint8) for value in (255, 0, 85, 170, 255)])
     png, corners = charts.sprite(pictures)
