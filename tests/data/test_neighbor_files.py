@@ -164,7 +164,7 @@ def test_an_archive_that_lies_about_sizes_takes_no_memory(tmp_path, compression)
 
 
 def test_other_archives_are_refused(tmp_path):
-    with pytest.raises(DataError, match="holds knns; expected an array named data"):
+    with pytest.raises(DataError, match="holds 'knns'; expected an array named 'data'"):
         read_bytes(tmp_path, npz(name="knns.npy"))
     with pytest.raises(DataError, match="compressed in a way numpy does not write"):
         read_bytes(tmp_path, npz(compression=zipfile.ZIP_BZIP2))
@@ -172,7 +172,7 @@ def test_other_archives_are_refused(tmp_path):
         read_bytes(tmp_path, npy())
     empty = io.BytesIO()
     zipfile.ZipFile(empty, "w").close()
-    with pytest.raises(DataError, match="holds nothing; expected an array named data"):
+    with pytest.raises(DataError, match="holds nothing; expected an array named 'data'"):
         read_bytes(tmp_path, empty.getvalue())
 
 

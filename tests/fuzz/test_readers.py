@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from intraformer_fast import data, nn
@@ -98,6 +98,9 @@ def outcome(read, error):
 @pytest.mark.parametrize("name", READERS)
 @settings(PROFILE, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate))
 @given(changes=damage())
+@example(
+    changes=[("overwrite", 0.9181518614565813, b"\x1c\n")]
+)  # a line break in the name of an array of neighbors.npz
 def test_damaged_files(name, changes, tmp_path_factory):
     write, read = READERS[name]
     path = tmp_path_factory.getbasetemp() / f"{os.getpid()}-{name}"

@@ -107,7 +107,8 @@ def open_member(path: AnyPath, key: str) -> Iterator[tuple[IO[bytes], Header]]:
             with zipfile.ZipFile(file) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist()]
                 if key not in names:
-                    raise DataError(f"{path} holds {', '.join(names) or 'nothing'}; expected an array named {key}")
+                    held = ", ".join(map(repr, names)) or "nothing"  # a damaged name may have line breaks
+                    raise DataError(f"{path} holds {held}; expected an array named {key!r}")
                 member = archive.infolist()[names.index(key)]
                 _check_member(member, path)
                 with archive.open(member) as stream:
