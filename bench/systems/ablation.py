@@ -20,7 +20,17 @@ SUBCLUSTERS = (1, 2, 4, 5, 8, 10, 16)
 
 INTIMACY = "rule-intimacy"
 """The whole by the rule that needs no package, and knows less than communities do."""
-BY_INTIMACY = ("k-1", "no-catt", "no-fair", "no-fmi", "no-catt-fair-fmi", "similarities-k-1")
+BY_INTIMACY = (
+    "k-1",
+    "no-catt",
+    "no-fair",
+    "no-fmi",
+    "no-catt-fair",
+    "no-catt-fmi",
+    "no-fair-fmi",
+    "no-catt-fair-fmi",
+    "similarities-k-1",
+)
 """Rows that are linked by it once more."""
 
 
