@@ -112,7 +112,8 @@ def tables(content: Content) -> list[Table]:
     by_name = {line.name: line for line in done}
     found = [] if content.subject.sections else [_overall("Over the groups", "In percent.", done, ours)]
     for section in content.subject.sections:
-        if lines := [by_name[name] for name in section.names if name in by_name]:
+        lines = [by_name[name] for name in section.names if name in by_name]
+        if len(lines) > 1 or len(lines) == len(done):  # one line of several compares nothing
             found.append(_overall(section.heading, section.note, lines, [False] * len(lines), of_parts=True))
     for metric in METRICS.values():
         rows = [[line.entry.title, *map(str, line.cells[metric].values())] for line in done]

@@ -100,6 +100,7 @@ def test_rows_run_through_the_command_and_linkings_share_a_training(monkeypatch,
     assert "intraformer-fast bench systems paper" in text
     assert "--ablation" in text
     assert "93.28" in text
+    assert "What the paper leaves open" not in text  # of it only the whole was run
     for heading in ("Parts", "The linking rule", "How cross-entropy leads into L_FMI"):
         assert f"## {heading}" in text
         assert f"<h2>{heading}</h2>" in (tmp_path / "ablation.html").read_text(encoding="utf-8")
