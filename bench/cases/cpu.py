@@ -200,8 +200,7 @@ def _stream_case(
 
     def ours(inputs: Inputs) -> Step:
         routing.select("correlation_attention", inputs["member"], inputs["anchor"], inputs["weight"], backend="cpu")
-        op = torch.ops.intraformer_fast.correlation_attention
-        return make(lambda *arguments: op(*arguments, False)[0])(inputs)
+        return make(correlation_attention.attended)(inputs)
 
     return Case(
         f"{list(shape)} in {num_subclusters}, {_short(dtype)}" + ("" if backward else ", forward only"),

@@ -160,8 +160,8 @@ def run_scale(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CollapseWarning)  # said below
             fitted = pipeline.fit(data, MODEL, config, Path(scratch) / "trained", progress=False)
-        for reason in [epoch["collapse"] for epoch in fitted.training.history if epoch.get("collapse")][-1:]:
-            say(f"its training warns: {reason}")
+        if fitted.training.collapse:
+            say(f"its training warns: {fitted.training.collapse}")
         # The best of the rules that link from kept edges, in memory that does not grow with what was not kept.
         linking = next(tried.linking for tried in fitted.tried if tried.linking.rule == "intimacy")
         path = Path(scratch) / "trained" / MODEL_FILE

@@ -12,8 +12,8 @@ WHOLE = "paper"
 
 WORDS = (
     "Every row is the paper's form with one thing changed, at the same size and trained equally long; the table of settings says what "
-    "differs from the paper's own size. Edge AUC and F1, in percent, are those of the validation "
-    "identities: how well the model ranks their edges, before any linking."
+    "differs from the paper's own size. Edge AUC and F1, in percent, are "
+    "those of the validation identities: how well the model ranks their edges, before any linking."
 )
 
 SUBCLUSTERS = (1, 2, 4, 5, 8, 10, 16)

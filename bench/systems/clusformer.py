@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from intraformer_fast.pipeline import NeighborGraph
-from intraformer_fast.selection import Linking, choose_linking
+from intraformer_fast.selection import Linking
 
-from .clusters_model import accelerated, probabilities, train_on_clusters
+from .clusters_model import linked, train_on_clusters
 from .optimization import optimizer
 from .protocol import Fitted
 
@@ -74,18 +74,8 @@ class Clusformer:
         return model
 
     def fit(self, train: NeighborGraph, validation: NeighborGraph, seed: int) -> Fitted:
-        model = self.trained(train, seed)
-        faster = accelerated(model, validation)
         candidates = [
             *(Linking("density", t) for t in self.thresholds),
             *(Linking("intimacy", t, {"intimacy_threshold": r}) for t, r in product(self.thresholds, self.intimacies)),
         ]
-        known = probabilities(model, validation)
-        linking = choose_linking(validation.neighbors, validation.similarity, known, validation.labels, candidates)[
-            0
-        ].linking
-        return Fitted(
-            lambda graph: linking.link(graph.neighbors, graph.similarity, probabilities(model, graph)),
-            str(linking),
-            {"inference": faster},
-        )
+        return linked(self.trained(train, seed), validation, candidates)

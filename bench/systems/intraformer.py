@@ -46,11 +46,10 @@ class IntraformerSystem:
             probability = pipeline.predict(fitted.model, graph, config, progress=False)
             return linking.link(graph.neighbors, graph.similarity, probability)
 
-        history = fitted.training.history
-        best = history[fitted.training.best_epoch - 1]
+        best = fitted.training.history[fitted.training.best_epoch - 1]
         figures = {"edge AUC": best["auc"], "edge F1": best["f1"], "cosine's AUC": best["cosine_auc"]}
-        warnings = [epoch["collapse"] for epoch in history if epoch.get("collapse")]
-        return Fitted(cluster, str(linking), {COLLAPSE: warnings[-1]} if warnings else {}, figures)
+        collapse = fitted.training.collapse
+        return Fitted(cluster, str(linking), {COLLAPSE: collapse} if collapse else {}, figures)
 
 
 class _Latest:

@@ -6,9 +6,8 @@ from typing import Protocol
 from torch import nn
 
 from intraformer_fast.pipeline import NeighborGraph
-from intraformer_fast.selection import choose_linking
 
-from .clusters_model import accelerated, probabilities
+from .clusters_model import linked
 from .protocol import Fitted
 
 
@@ -26,12 +25,4 @@ class OurLinking:
     system: PredictsEdges
 
     def fit(self, train: NeighborGraph, validation: NeighborGraph, seed: int) -> Fitted:
-        model = self.system.trained(train, seed)
-        faster = accelerated(model, validation)
-        known = probabilities(model, validation)
-        linking = choose_linking(validation.neighbors, validation.similarity, known, validation.labels)[0].linking
-        return Fitted(
-            lambda graph: linking.link(graph.neighbors, graph.similarity, probabilities(model, graph)),
-            str(linking),
-            {"inference": faster},
-        )
+        return linked(self.system.trained(train, seed), validation)

@@ -92,10 +92,13 @@ def cross_attention(
 ) -> Tensor:
     """C-ATT of all streams of a block in one call; the arguments are those of the schema below."""
     member, anchor, weight = eligibility.autocast(member, anchor, weight)
-    output: Tensor = torch.ops.intraformer_fast.correlation_attention.default(
-        member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks, False
-    )[0]
-    return output
+    return attended(member, anchor, weight, valid_member, valid_anchor, num_streams, anchor_asks)
+
+
+def attended(*arguments: Any) -> Tensor:
+    """The result of the operator, whose arguments but the last these are; what it keeps for the gradients is autograd's."""
+    result: Tensor = torch.ops.intraformer_fast.correlation_attention.default(*arguments, False)[0]
+    return result
 
 
 # What the arguments are: kernels/correlation_attention/call.py; `keep` and `projected`: csrc/correlation_attention/op.h. The first

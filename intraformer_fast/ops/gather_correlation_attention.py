@@ -138,11 +138,7 @@ class _GatherCorrelationAttention(torch.autograd.Function):
 
 
 def _on_cpu(*arguments: Any) -> Tensor:
-    def attend(*dense_arguments: Any) -> Tensor:
-        output: Tensor = torch.ops.intraformer_fast.correlation_attention.default(*dense_arguments, False)[0]
-        return output
-
-    return gathered(attend, *arguments)
+    return gathered(dense.attended, *arguments)
 
 
 torch.library.register_fake(f"{native.NAMESPACE}::gather_correlation_attention", dense.output, lib=native.LIBRARY)

@@ -63,6 +63,11 @@ class TrainingResult:
     best_epoch: int
     output_dir: Path | None
 
+    @property
+    def collapse(self) -> str | None:
+        """The sentence of the last epoch that looks like a collapse; None where none does."""
+        return next((epoch["collapse"] for epoch in reversed(self.history) if epoch.get("collapse")), None)
+
 
 def train(
     model: nn.Intraformer,

@@ -72,7 +72,7 @@ def test_all_duplicates_train_and_cluster(saved, tmp_path, train, run):
     """Nothing can be told apart, which training says, but nothing breaks either."""
     features, labels = np.ones((60, 4), np.float32) / 2, np.arange(60) % 6
     x = saved("x", features)
-    with pytest.warns(CollapseWarning, match="collapse"):
+    with pytest.warns(CollapseWarning, match="the training has collapsed: the model predicts nearly the same number"):
         assert train(x, saved("y", labels)).returncode == 0
     run("cluster", tmp_path / "run" / "model.safetensors", x, "--output", tmp_path / "c.npy", "--quiet", check=0)
     assert np.load(tmp_path / "c.npy").shape == (60,)

@@ -17,10 +17,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def op(*arguments):
-    return torch.ops.intraformer_fast.correlation_attention(*arguments, False)[0]
-
-
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 NAMES = ("output", "grad_member", "grad_anchor", "grad_weight")
 
@@ -67,7 +63,7 @@ def run(op, tensors, grad, streams, anchor_asks, dtype=None):
 
 
 def assert_parity(tensors, grad, streams, anchor_asks):
-    found = run(op, tensors, grad, streams, anchor_asks)
+    found = run(correlation_attention.attended, tensors, grad, streams, anchor_asks)
     eager = run(correlation_attention.streams, tensors, grad, streams, anchor_asks)
     exact = run(correlation_attention.streams, tensors, grad, streams, anchor_asks, torch.float64)
     verdict = parity.check(found, eager, exact)
@@ -93,13 +89,13 @@ def test_magnitudes(dtype, size):
 @pytest.mark.parametrize("anchor_asks", [False, True])
 def test_strides_change_no_bit(anchor_asks, dtype):
     tensors, grad, streams = draw(SHAPES["ragged, one weight"], dtype, masked=True)
-    expected = run(op, tensors, grad, streams, anchor_asks)
+    expected = run(correlation_attention.attended, tensors, grad, streams, anchor_asks)
     for layout in (
         lambda t: t.transpose(0, 1).contiguous().transpose(0, 1),
         lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
         lambda t: t.repeat_interleave(2, -1)[..., ::2],
     ):
-        found = run(op, list(map(layout, tensors)), layout(grad), streams, anchor_asks)
+        found = run(correlation_attention.attended, list(map(layout, tensors)), layout(grad), streams, anchor_asks)
         assert all(torch.equal(found[name], expected[name]) for name in NAMES)
 
 
@@ -107,12 +103,12 @@ def test_strides_change_no_bit(anchor_asks, dtype):
 @pytest.mark.parametrize("anchor_asks", [False, True])
 def test_poisoned_padding_changes_no_bit(anchor_asks, dtype):
     tensors, grad, streams = draw(SHAPES["ragged, one weight"], dtype, masked=True)
-    clean = run(op, tensors, grad, streams, anchor_asks)
+    clean = run(correlation_attention.attended, tensors, grad, streams, anchor_asks)
     looked_at = 0 if anchor_asks else 1
     padding = ~tensors[3 + looked_at][..., None]
     for poison in (torch.nan, torch.inf, -6e4):
         tensors[looked_at] = tensors[looked_at].masked_fill(padding, poison)
-        found = run(op, tensors, grad, streams, anchor_asks)
+        found = run(correlation_attention.attended, tensors, grad, streams, anchor_asks)
         assert all(torch.equal(found[name], clean[name]) for name in NAMES)
     assert (clean[NAMES[1 + looked_at]].masked_select(padding) == 0).all()
     # A cluster that may look at nothing.
@@ -126,7 +122,7 @@ def test_same_bits_on_any_threads(anchor_asks):
     try:
         for count in (1, 2, 3, 1):
             torch.set_num_threads(count)
-            results.append(run(op, tensors, grad, streams, anchor_asks))
+            results.append(run(correlation_attention.attended, tensors, grad, streams, anchor_asks))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
@@ -143,7 +139,7 @@ def test_empty_streams(shape, anchor_asks):
 
 def test_no_anchor_at_all_gives_zeros():
     tensors, grad, streams = draw((2, 6, 0, 16, 3, 3))
-    found = run(op, tensors, grad, streams, False)
+    found = run(correlation_attention.attended, tensors, grad, streams, False)
     assert all((t == 0).all() for t in found.values())
 
 

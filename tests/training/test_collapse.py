@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from intraformer_fast import nn
-from intraformer_fast.training import CollapseWarning, TrainingConfig, train
+from intraformer_fast.training import CollapseWarning, TrainingConfig, TrainingResult, train
 
 
 def trained(samples, validation, bce_warmup, **changes):
@@ -54,3 +54,9 @@ def test_a_training_that_never_passes_the_cosine_is_told_of_at_its_end(samples, 
     assert [bool(entry["collapse"]) for entry in history] == [False, True]
     assert len(caught) == 1
     assert "after epoch 2, the model ranks edges no better than the plain cosine does" in str(caught[0].message)
+
+
+def test_a_result_says_what_looked_like_a_collapse_last():
+    history = [{"collapse": sentence} for sentence in (None, "first", "last", None)]
+    assert TrainingResult(history, 1, None).collapse == "last"
+    assert TrainingResult([*history[:1], {}], 1, None).collapse is None
